@@ -1,0 +1,177 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The [isolation] options, shared by nova-compute and the agent."""
+
+from oslo_config import cfg
+
+GROUP = cfg.OptGroup(
+    'isolation',
+    title='Workload isolation',
+    help="""
+Options of nova-isolation. They stand in nova.conf, and both nova-compute (with
+``compute_driver = isolation.LibvirtDriver``) and nova-isolation-agent read
+them. A change takes effect when the service is restarted; guests that run are
+never touched by it.
+""",
+)
+
+OPTS = [
+    cfg.StrOpt(
+        'mode',
+        default='enforce',
+        choices=[
+            (
+                'enforce',
+                'A guest runs only when its process is proven to be confined '
+                'by the profile that was made for it.',
+            ),
+            (
+                'complain',
+                'The same profile is loaded in complain mode: what it does '
+                'not grant is allowed and reported as would_deny. For trying '
+                'out. A guest whose profile cannot be made, or that holds '
+                'another one, is refused as in enforce mode.',
+            ),
+            (
+                'off',
+                "libvirt's own confinement, as without nova-isolation. Our "
+                'profile of a guest goes at its next start.',
+            ),
+        ],
+        help="""
+What is done with the guests that this host starts.
+
+A wrong value stops nova-compute with exit status 1.
+
+Related options: ``[DEFAULT] compute_driver`` must be
+``isolation.LibvirtDriver``, else none of this group has any effect.
+""",
+    ),
+    cfg.StrOpt(
+        'security_model',
+        default='auto',
+        choices=[
+            ('auto', 'The model of this host: today that is AppArmor.'),
+            ('apparmor', 'A profile of its own for each guest.'),
+            ('selinux', 'Not available yet: nova-compute does not start.'),
+        ],
+        help="""
+The kernel's security module that confines the guests.
+
+Where the kernel or libvirtd does not have it, the compute service is disabled
+with the reason ``AUTO: isolation: ...`` and no guest is started. It is enabled
+again when the fault is gone.
+""",
+    ),
+    cfg.ListOpt(
+        'hooks',
+        default=['apparmor'],
+        help="""
+The hooks that confine and check each guest, in the order in which they are
+called: names of the entry point namespace ``nova_isolation.hooks``.
+
+An unknown name, or a hook that cannot be loaded, stops nova-compute with exit
+status 1. Without ``apparmor`` nothing makes or proves the profiles.
+""",
+    ),
+    cfg.StrOpt(
+        'profile_directory',
+        default='/etc/apparmor.d/libvirt',
+        help="""
+Where libvirt expects the AppArmor profiles of its guests. It is a fixed path
+in libvirt's builds of Debian and Ubuntu: change it only where yours has
+another. The privileged daemon writes there and nowhere else.
+""",
+    ),
+    cfg.StrOpt(
+        'apparmor_parser',
+        default='/usr/sbin/apparmor_parser',
+        help="""
+The AppArmor parser: an absolute path, of a file that only root can write.
+libvirt must use the same one. When it is missing or does not work, the compute
+service is disabled until it does.
+""",
+    ),
+    cfg.StrOpt(
+        'libvirt_runtime_directory',
+        default='/run/libvirt/qemu',
+        help="""
+Where libvirt keeps the process id of each guest (``NAME.pid``): how the QEMU
+process of a guest is found without trusting its label.
+""",
+    ),
+    cfg.StrOpt(
+        'libvirt_state_directory',
+        default='/var/lib/libvirt/qemu',
+        help="""
+Where libvirt keeps the master key of each running guest
+(``domain-ID-NAME/``) and the memory of suspended ones (``save/NAME.save``).
+""",
+    ),
+    cfg.IntOpt(
+        'parser_timeout',
+        default=30,
+        min=1,
+        help="""
+Seconds that one run of the AppArmor parser may take. A profile of ours
+compiles in some milliseconds; a start whose profile takes longer than this is
+refused.
+""",
+    ),
+    cfg.StrOpt(
+        'spool_directory',
+        default='/var/lib/nova-isolation/spool',
+        help="""
+Where nova-compute leaves its events for the agent, and the agent keeps its own
+until RabbitMQ has confirmed them. Both services need to write there. Created
+when it is missing. When it cannot be written, guests are confined or refused
+all the same, and the log says which event was lost.
+""",
+    ),
+    cfg.IntOpt(
+        'spool_limit',
+        default=10000,
+        min=1,
+        help="""
+How many events the spool holds while RabbitMQ is away. Beyond it new events
+are dropped and counted in the log.
+""",
+    ),
+    cfg.StrOpt(
+        'notification_topic',
+        default='nova_isolation',
+        help="""
+The topic of the notifications, with the priority appended as oslo.messaging
+does: the queue is ``nova_isolation.warn`` or ``nova_isolation.info``. A queue
+of its own, because one that nobody reads grows until it fills the broker: bind
+a consumer, or set a length limit or TTL policy on it.
+""",
+    ),
+    cfg.StrOpt(
+        'libvirt_uri',
+        default='qemu:///system',
+        help="""
+The libvirt connection of the agent, opened read-only: it finds a guest's name,
+project, user and disks there.
+""",
+    ),
+]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    """Register the options.
+
+    :param conf: the configuration they are added to
+    """
+    conf.register_group(GROUP)
+    conf.register_opts(OPTS, group=GROUP)

@@ -1,0 +1,70 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The errors of nova-isolation, by who has to act on them.
+
+Each takes one message, made for an operator: it names the thing, the cause
+and the way out. (One argument, because oslo.privsep carries an exception
+over from the privileged daemon as its class and its arguments.)
+"""
+
+
+class IsolationError(Exception):
+    """Base of all errors of this package."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigurationError(IsolationError):
+    """An option of the [isolation] group has a value that cannot be used."""
+
+
+class HostFault(IsolationError):
+    """This host cannot confine any guest; the operator has to repair it."""
+
+
+class Refusal(IsolationError):
+    """One guest, or one operation on it, is refused."""
+
+
+class InvalidDomain(Refusal):
+    """The domain's XML cannot be understood."""
+
+
+class NotCovered(Refusal):
+    """The guest has, or the operation needs, what is not covered yet."""
+
+
+class UntrustedImage(Refusal):
+    """A disk, or what its image header names, is not where it may be."""
+
+
+class InvalidPolicy(Refusal):
+    """A policy holds a value that may not stand in a profile."""
+
+
+class ProfileRejected(Refusal):
+    """apparmor_parser does not compile or load the guest's profile."""
+
+
+class ForeignProfile(Refusal):
+    """Somebody else's file stands where the guest's profile belongs."""
+
+
+class NotConfined(Refusal):
+    """The guest's process is not confined by the policy made for it."""
+
+
+class ProfileInUse(IsolationError):
+    """A profile cannot be removed: a live process holds it."""
