@@ -113,7 +113,7 @@ class Domain:
     :ivar type: ``kvm`` or ``qemu``
     :ivar emulator: absolute path, or '' as long as libvirt has not filled it
         in
-    :ivar vnc: whether QEMU listens for VNC
+    :ivar vnc: the addresses on which QEMU listens for VNC
     :ivar uncovered: what of the XML is not modelled here, in words
     """
 
@@ -125,7 +125,7 @@ class Domain:
     instance: Instance
     disks: tuple[Disk, ...]
     consoles: tuple[Console, ...]
-    vnc: bool
+    vnc: tuple[str, ...]
     uncovered: tuple[str, ...]
 
 
@@ -171,7 +171,7 @@ def read_xml(xml: str) -> etree._Element:
         )
     if root.tag != 'domain':
         raise exceptions.InvalidDomain(
-            f'the XML of the domain begins with <{root.tag}>, not <domain>'
+            f'the XML of the domain begins with {_name(root)}, not <domain>'
         )
     return root
 
@@ -253,21 +253,21 @@ class _Reader:
             self._not_covered(element)
         for block in self.root.findall('os'):
             if block.get('firmware'):
-                self._not_covered(block, f'firmware={block.get("firmware")}')
+                self._not_covered(block, f'firmware={block.get("firmware")!r}')
             for element in block:
                 if element.tag not in _HARMLESS_OS:
                     self._not_covered(element)
         for label in self.root.findall('seclabel'):
             model, kind = label.get('model'), label.get('type')
             if model not in ('apparmor', 'dac') or kind != 'dynamic':
-                self._not_covered(label, f'type={kind} model={model}')
+                self._not_covered(label, f'type={kind!r} model={model!r}')
 
     def _devices(
         self, devices: etree._Element
-    ) -> tuple[tuple[Disk, ...], tuple[Console, ...], bool]:
+    ) -> tuple[tuple[Disk, ...], tuple[Console, ...], tuple[str, ...]]:
         disks: list[Disk] = []
         consoles: list[Console] = []
-        vnc = False
+        vnc: list[str] = []
         for device in devices:
             match device.tag:
                 case 'disk':
@@ -277,7 +277,7 @@ class _Reader:
                 case 'interface':
                     self._interface(device)
                 case 'graphics':
-                    vnc = self._graphics(device) or vnc
+                    vnc += self._graphics(device)
                 case 'input':
                     if device.get('type') not in ('mouse', 'tablet', 'keyboard'):
                         self._not_covered(device, device.get('type', ''))
@@ -291,7 +291,7 @@ class _Reader:
                 case tag if tag not in _HARMLESS_DEVICES:
                     detail = device.get('type') or device.get('model') or ''
                     self._not_covered(device, detail)
-        return tuple(disks), tuple(consoles), vnc
+        return tuple(disks), tuple(consoles), tuple(vnc)
 
     def _disk(self, element: etree._Element) -> list[Disk]:
         kind, device = element.get('type', ''), element.get('device', 'disk')
@@ -352,24 +352,26 @@ class _Reader:
             if child.tag not in _HARMLESS_INTERFACE:
                 self.uncovered.append(f'{where} with {_name(child)}')
 
-    def _graphics(self, element: etree._Element) -> bool:
+    def _graphics(self, element: etree._Element) -> list[str]:
         kind = element.get('type', '')
         if kind != 'vnc':
             self._not_covered(element, f'of type {kind!r}')
-            return False
-        sockets = [
-            listen
-            for listen in element.findall('listen')
-            if listen.get('type') not in ('address', 'network', None)
-        ]
-        if sockets or element.get('socket'):
+            return []
+        listens = element.findall('listen')
+        if element.get('socket') or any(
+            listen.get('type', 'address') not in ('address', 'network')
+            for listen in listens
+        ):
             self._not_covered(element, 'vnc on a socket')
-        return True
+        addresses = {listen.get('address') for listen in listens}
+        addresses.add(element.get('listen'))
+        # qemu.conf's vnc_listen, when the XML says nothing
+        return sorted(a for a in addresses if a) or ['127.0.0.1']
 
     def _video(self, element: etree._Element) -> None:
         driver = element.find('driver')
         if driver is not None and driver.get('name') not in (None, 'qemu'):
-            self._not_covered(element, f'driven by {driver.get("name")}')
+            self._not_covered(element, f'driven by {driver.get("name")!r}')
         for acceleration in element.iter('acceleration'):
             if 'yes' in (
                 acceleration.get('accel3d'),
@@ -384,7 +386,7 @@ class _Reader:
                 continue
             if model == 'random' and (not source or source in _RANDOM_SOURCES):
                 continue
-            self._not_covered(element, f'with backend {model} {source}')
+            self._not_covered(element, f'with backend {model!r} {source!r}')
 
 
 def _instance(root: etree._Element) -> Instance:

@@ -1,0 +1,149 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the kernel says of AppArmor: read-only, and without privilege.
+
+Sources: the kernel's ``security/apparmor/apparmorfs.c`` (the policy tree below
+securityfs) and ``procattr.c`` (the labels of processes).
+"""
+
+import hashlib
+import os
+
+from nova_isolation import exceptions
+
+_ENABLED = '/sys/module/apparmor/parameters/enabled'
+_PROFILES = '/sys/kernel/security/apparmor/policy/profiles'
+
+# raw_sha256 since Linux 6.8 or so, raw_sha1 before
+_ALGORITHMS = ('sha256', 'sha1')
+
+
+def check_enabled() -> None:
+    """Check that this kernel confines with AppArmor and shows its policy.
+
+    :raises HostFault: when it does not, with the way out
+    """
+    try:
+        with open(_ENABLED) as f:
+            enabled = f.read().strip() == 'Y'
+    except OSError:
+        enabled = False
+    if not enabled:
+        raise exceptions.HostFault(
+            'the kernel runs without AppArmor: boot it with '
+            '"apparmor=1 security=apparmor"'
+        )
+    if not os.path.isdir(_PROFILES):
+        raise exceptions.HostFault(
+            'the kernel does not show its AppArmor policy: mount securityfs '
+            'at /sys/kernel/security'
+        )
+
+
+def holds(profile: str, compiled: bytes) -> bool:
+    """Tell whether the kernel holds just this policy under this name.
+
+    :param profile: the profile's name, without metacharacters
+    :param compiled: what the parser made of the profile's file
+    :returns: whether the kernel's own digest of what was loaded is equal
+    :raises HostFault: when the kernel shows no digest of a loaded policy
+    """
+    found = _loaded(profile)
+    if len(found) != 1:
+        return False
+    for algorithm in _ALGORITHMS:
+        path = os.path.join(_PROFILES, found[0], f'raw_{algorithm}')
+        try:
+            with open(path) as f:
+                digest = f.read().strip()
+        except FileNotFoundError:
+            continue
+        return digest == hashlib.new(algorithm, compiled).hexdigest()
+    raise exceptions.HostFault(
+        f'the kernel shows no digest of the policy {profile}: it needs '
+        'CONFIG_SECURITY_APPARMOR_HASH and apparmor.export_binary=1'
+    )
+
+
+def is_loaded(profile: str) -> bool:
+    """Tell whether the kernel holds a policy under this name.
+
+    :param profile: the profile's name
+    :returns: whether it does
+    """
+    return bool(_loaded(profile))
+
+
+def _loaded(profile: str) -> list[str]:
+    # each profile is a directory NAME.NUMBER
+    try:
+        names = os.listdir(_PROFILES)
+    except FileNotFoundError:
+        return []
+    return [
+        name
+        for name in names
+        if name.rpartition('.')[0] == profile
+        and name.rpartition('.')[2].isdigit()
+    ]
+
+
+def labels(pid: int) -> dict[int, str]:
+    """Read the label of every thread of a process.
+
+    :param pid: of the process
+    :returns: {thread id: label with its mode}, e.g. ``{4711: 'libvirt-…
+        (enforce)'}``; empty when the process is gone
+    """
+    found = {}
+    tasks = f'/proc/{pid}/task'
+    try:
+        threads = os.listdir(tasks)
+    except FileNotFoundError:
+        return {}
+    for thread in threads:
+        label = _label(f'{tasks}/{thread}')
+        if label is not None:
+            found[int(thread)] = label
+    return found
+
+
+def holders(profile: str) -> list[int]:
+    """Find the live processes that hold a profile or a child of it.
+
+    :param profile: the profile's name
+    :returns: their process ids
+    """
+    found = []
+    for entry in os.listdir('/proc'):
+        if not entry.isdigit():
+            continue
+        label = _label(f'/proc/{entry}') or ''
+        # "name (mode)", or "name//child (mode)"
+        if label.partition(' (')[0].partition('//')[0] == profile:
+            found.append(int(entry))
+    return found
+
+
+def _label(directory: str) -> str | None:
+    # attr/current belongs to whichever module the kernel shows first
+    for name in ('attr/apparmor/current', 'attr/current'):
+        try:
+            with open(f'{directory}/{name}') as f:
+                return f.read().rstrip('\n\0')
+        except FileNotFoundError:
+            continue
+        except OSError:
+            # the thread ended between listing and reading
+            return None
+    return None

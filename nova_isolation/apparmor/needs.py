@@ -1,0 +1,192 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What QEMU and libvirt need for themselves, by what it is for.
+
+None of it belongs to a guest. Each entry was measured: without it a guest does
+not start or work, or the kernel logs a denial at every start that is none of
+the guest's doing. What is only noise is denied quietly, with the reason.
+"""
+
+from collections.abc import Callable
+
+from nova_isolation.apparmor import rules
+from nova_isolation.apparmor.rules import Glob
+
+# The labels under which libvirt's daemon runs: its profile of libvirt 5.1 and
+# later (monolithic and modular daemon), the one before, and none.
+_LIBVIRT = ('libvirtd', 'virtqemud', '/usr/sbin/libvirtd')
+_UNCONFINED = 'unconfined'
+
+
+def _file(why: str, access: str, *path: str | Glob) -> rules.File:
+    return rules.File(path, access, why)
+
+
+def _quiet(why: str, access: str, *path: str | Glob) -> rules.File:
+    return rules.File(path, access, f'quietly denied: {why}', deny=True)
+
+
+def start() -> list[rules.Rule]:
+    """What libvirt does in the new process before it runs the emulator.
+
+    :returns: the rules
+    """
+    why = 'libvirt changes profile before it drops its uid'
+    return [
+        rules.Capability('setgid', why),
+        rules.Capability('setuid', why),
+    ]
+
+
+def supervision() -> list[rules.Rule]:
+    """How libvirt and the operator watch and end the process.
+
+    These are rights of others over the guest, not of the guest.
+
+    :returns: the rules
+    """
+    peers = (*_LIBVIRT, _UNCONFINED)
+    end, read = 'libvirt or root ends the guest', 'they read its /proc'
+    return [
+        *[rules.Signal('receive', peer, end) for peer in peers],
+        *[rules.Ptrace('readby', peer, read) for peer in peers],
+    ]
+
+
+def monitor() -> list[rules.Rule]:
+    """The monitor's socket, which libvirt opens and hands over.
+
+    :returns: the rules
+    """
+    why = "libvirt's monitor"
+    own = (
+        'create bind listen accept getattr setattr getopt setopt shutdown'
+    ).split()
+    return [
+        rules.Unix(tuple(own), why),
+        *[
+            rules.Unix(('send', 'receive'), why, peer)
+            for peer in (*_LIBVIRT, _UNCONFINED)
+        ],
+        # the same for kernels that do not tell unix sockets apart
+        rules.Network('unix', 'stream', why),
+    ]
+
+
+def emulator() -> list[rules.Rule]:
+    """Libraries, firmware and devices without state of any guest.
+
+    :returns: the rules
+    """
+    libraries, firmware = 'shared libraries', 'firmware of emulated devices'
+    found: list[rules.Rule] = [
+        _file(libraries, 'rm', '/usr/lib/', Glob.TREE, '.so', Glob.ANY),
+        _file(libraries, 'r', '/etc/ld.so.cache'),
+        _file('output thrown away', 'rw', '/dev/null'),
+        _file('random numbers', 'r', '/dev/urandom'),
+        _file('the real time clock', 'r', '/usr/share/zoneinfo/', Glob.TREE),
+    ]
+    for directory in (
+        '/usr/share/qemu/',
+        '/usr/share/seabios/',
+        '/usr/lib/ipxe/qemu/',
+    ):
+        found.append(_file(firmware, 'r', directory, Glob.TREE))
+    for name in (
+        '/proc/filesystems',
+        '/proc/stat',
+        '/proc/sys/vm/max_map_count',  # QEMU 10
+        '/proc/sys/vm/overcommit_memory',  # QEMU 10
+        '/sys/devices/system/cpu/online',  # glibc's malloc, with many threads
+        '/sys/devices/system/cpu/possible',
+    ):
+        found.append(_file('what the kernel offers', 'r', name))
+    return found
+
+
+def noise() -> list[rules.Rule]:
+    """What QEMU tries and does without.
+
+    A rule for "its own" /proc would not be that: in AppArmor any process id
+    matches, and all guests share one uid.
+
+    :returns: the rules
+    """
+    found: list[rules.Rule] = [
+        _quiet(
+            'QEMU names the sender of a signal in its log',
+            'r',
+            '/proc/',
+            Glob.DIGITS,
+            '/cmdline',
+        ),
+        rules.Network(
+            'netlink',
+            'raw',
+            'quietly denied: the C library lists the interfaces',
+            deny=True,
+        ),
+    ]
+    for name in ('status', 'mounts'):
+        found.append(
+            _quiet(
+                'shows what QEMU knows already, and of any process',
+                'r',
+                '/proc/',
+                Glob.DIGITS,
+                '/',
+                name,
+            )
+        )
+    return found
+
+
+def kvm() -> list[rules.Rule]:
+    """Hardware virtualisation.
+
+    :returns: the rules
+    """
+    return [_file('the domain is of type kvm', 'rw', '/dev/kvm')]
+
+
+def vnc_inet() -> list[rules.Rule]:
+    """Listening for VNC on IPv4.
+
+    :returns: the rules
+    """
+    return [rules.Network('inet', 'stream', '<graphics type=vnc>')]
+
+
+def vnc_inet6() -> list[rules.Rule]:
+    """Listening for VNC on IPv6.
+
+    :returns: the rules
+    """
+    return [rules.Network('inet6', 'stream', '<graphics type=vnc>')]
+
+
+#: in every profile, in this order
+ALWAYS: tuple[Callable[[], list[rules.Rule]], ...] = (
+    start,
+    supervision,
+    monitor,
+    emulator,
+    noise,
+)
+
+#: by the name that a policy asks for them with
+OPTIONAL: dict[str, Callable[[], list[rules.Rule]]] = {
+    'kvm': kvm,
+    'vnc-inet': vnc_inet,
+    'vnc-inet6': vnc_inet6,
+}

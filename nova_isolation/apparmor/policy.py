@@ -1,0 +1,358 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The policy of one guest: what its domain needs, as typed, checked data.
+
+:func:`compute` makes it from a domain, :func:`render` writes it as a profile.
+In between it may cross from nova-compute to the privileged daemon as plain
+data (:meth:`Policy.to_wire`); :func:`from_wire` checks every value, so that
+whatever a less privileged process sends, only a profile of this shape comes
+out of it, named ``libvirt-<uuid>``.
+"""
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+from typing import TypeVar
+
+from nova_isolation import domain as domain_module
+from nova_isolation import exceptions
+from nova_isolation.apparmor import needs
+from nova_isolation.apparmor import rules
+
+_T = TypeVar('_T')
+
+#: The first line of each file that we write: how we know it again.
+MARK = '# Written by nova-isolation. Changes are lost at the next start.'
+
+_ACCESS = frozenset(['r', 'rk', 'rw', 'rwk'])
+_EMULATOR = re.compile('/usr/(local/)?(bin|libexec)/[a-z0-9][a-z0-9_.-]*')
+_PTY = re.compile('/dev/pts/([0-9]{1,7})')
+_MAX_FILES = 4096
+_MAX_ID = 10**7 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FileGrant:
+    """One file of the guest.
+
+    :ivar path: as the kernel sees it: absolute, without symbolic links
+    :ivar access: ``r``, ``rk``, ``rw`` or ``rwk``
+    :ivar origin: what of the domain's XML asks for it
+    """
+
+    path: str
+    access: str
+    origin: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """All that a guest's profile depends on.
+
+    :ivar uuid: names the profile
+    :ivar name: the domain's name; libvirt's files carry it
+    :ivar id: libvirt's number of the running domain, or None before the start
+    :ivar emulator: absolute path of the one program
+    :ivar needs: names in :data:`needs.OPTIONAL`
+    :ivar files: the guest's files
+    :ivar consoles: whether QEMU opens pseudo terminals
+    :ivar ptys: the numbers of those that it holds, known once it runs
+    :ivar complain: whether to report what is not granted instead of denying
+    """
+
+    uuid: str
+    name: str
+    id: int | None
+    emulator: str
+    needs: tuple[str, ...]
+    files: tuple[FileGrant, ...]
+    consoles: bool
+    ptys: tuple[int, ...]
+    complain: bool
+
+    @property
+    def profile(self) -> str:
+        """The profile's name in the kernel."""
+        return profile_name(self.uuid)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Give the policy as plain data.
+
+        :returns: dicts, lists, strings, numbers and None
+        """
+        return dataclasses.asdict(self)
+
+
+def profile_name(uuid: str) -> str:
+    """Tell the name that libvirt gives to a guest's profile.
+
+    :param uuid: the domain's
+    :returns: ``libvirt-<uuid>``
+    :raises InvalidPolicy: when it is not a uuid in lower case
+    """
+    if not domain_module.is_uuid(uuid):
+        raise exceptions.InvalidPolicy(f'not a uuid: {uuid!r}')
+    return f'libvirt-{uuid}'
+
+
+def compute(
+    domain: domain_module.Domain,
+    images: Iterable[FileGrant],
+    *,
+    complain: bool,
+) -> Policy:
+    """Make the policy of a domain.
+
+    :param domain: as defined, or as it runs: then the policy names its id and
+        pseudo terminals, else any
+    :param images: the files of its disks, with their backing chains
+    :param complain: whether the profile shall only report
+    :returns: the checked policy
+    :raises NotCovered: when the domain has what no rule covers
+    :raises InvalidPolicy: when a value may not stand in a profile
+    """
+    if domain.uncovered:
+        raise exceptions.NotCovered(
+            'the guest has what nova-isolation does not cover yet: '
+            + '; '.join(domain.uncovered)
+        )
+    files = list(images)
+    ptys = []
+    for console in domain.consoles:
+        if console.kind == 'file' and console.path:
+            files.append(FileGrant(console.path, 'rw', '<serial type=file>'))
+        elif console.path and domain.id is not None:
+            found = _PTY.fullmatch(console.path)
+            if not found:
+                raise exceptions.InvalidPolicy(
+                    f'a console is at {console.path!r}, not below /dev/pts'
+                )
+            ptys.append(int(found[1]))
+    wanted = ['kvm'] if domain.type == 'kvm' else []
+    families = {_family(address) for address in domain.vnc}
+    wanted += [f'vnc-{family}' for family in sorted(families)]
+    return check(
+        Policy(
+            uuid=domain.uuid,
+            name=domain.name,
+            id=domain.id,
+            emulator=domain.emulator,
+            needs=tuple(wanted),
+            files=tuple(sorted(set(files), key=lambda f: (f.path, f.access))),
+            consoles=any(c.kind == 'pty' for c in domain.consoles),
+            ptys=tuple(sorted(set(ptys))),
+            complain=complain,
+        )
+    )
+
+
+def _family(address: str) -> str:
+    try:
+        version = ipaddress.ip_address(address).version
+    except ValueError:
+        raise exceptions.NotCovered(
+            f'VNC listens on {address!r}: set [vnc] server_listen to an IP '
+            'address'
+        ) from None
+    return 'inet6' if version == 6 else 'inet'
+
+
+def check(policy: Policy) -> Policy:
+    """Check every value of a policy.
+
+    :param policy: from wherever
+    :returns: the same policy
+    :raises InvalidPolicy: naming the value that may not stand in a profile
+    """
+    profile_name(policy.uuid)
+    if not policy.name or '/' in policy.name:
+        raise exceptions.InvalidPolicy(
+            f'not a usable domain name: {policy.name!r}'
+        )
+    rules.check_path('/' + policy.name)
+    if policy.id is not None and not 0 < policy.id <= _MAX_ID:
+        raise exceptions.InvalidPolicy(f'not a domain id: {policy.id}')
+    if not _EMULATOR.fullmatch(policy.emulator):
+        raise exceptions.InvalidPolicy(
+            f'the emulator {policy.emulator!r} is not a program in /usr/bin, '
+            '/usr/libexec or below /usr/local'
+        )
+    for need in policy.needs:
+        if need not in needs.OPTIONAL:
+            raise exceptions.InvalidPolicy(f'no such need: {need!r}')
+    if len(policy.files) > _MAX_FILES:
+        raise exceptions.InvalidPolicy(
+            f'{len(policy.files)} files, more than {_MAX_FILES}'
+        )
+    for grant in policy.files:
+        rules.check_path(grant.path)
+        if grant.access not in _ACCESS:
+            raise exceptions.InvalidPolicy(
+                f'not an access to a file: {grant.access!r}'
+            )
+    for pty in policy.ptys:
+        if not 0 <= pty <= _MAX_ID:
+            raise exceptions.InvalidPolicy(f'not a pseudo terminal: {pty}')
+    return policy
+
+
+def from_wire(data: object) -> Policy:
+    """Read a policy that came from a less privileged process.
+
+    :param data: what :meth:`Policy.to_wire` made, or anything else
+    :returns: the checked policy
+    :raises InvalidPolicy: naming what is not as it must be
+    """
+    fields = _typed(data, dict, 'policy')
+    expected = {field.name for field in dataclasses.fields(Policy)}
+    if set(fields) != expected:
+        raise exceptions.InvalidPolicy(
+            f'a policy has {sorted(expected)}, not {sorted(map(str, fields))}'
+        )
+    grants = []
+    for item in _sequence(fields['files'], 'files'):
+        grant = _typed(item, dict, 'file')
+        if set(grant) != {'path', 'access', 'origin'}:
+            raise exceptions.InvalidPolicy(f'not a file of a policy: {grant}')
+        grants.append(
+            FileGrant(**{k: _typed(v, str, k) for k, v in grant.items()})
+        )
+    number = fields['id']
+    return check(
+        Policy(
+            uuid=_typed(fields['uuid'], str, 'uuid'),
+            name=_typed(fields['name'], str, 'name'),
+            id=None if number is None else _typed(number, int, 'id'),
+            emulator=_typed(fields['emulator'], str, 'emulator'),
+            needs=tuple(
+                _typed(n, str, 'need')
+                for n in _sequence(fields['needs'], 'needs')
+            ),
+            files=tuple(grants),
+            consoles=_typed(fields['consoles'], bool, 'consoles'),
+            ptys=tuple(
+                _typed(p, int, 'pty')
+                for p in _sequence(fields['ptys'], 'ptys')
+            ),
+            complain=_typed(fields['complain'], bool, 'complain'),
+        )
+    )
+
+
+def _typed(value: object, kind: type[_T], what: str) -> _T:
+    # type() and not isinstance(): True is no number here
+    if type(value) is not kind:
+        raise exceptions.InvalidPolicy(
+            f'{what} of a policy is a {type(value).__name__}, not a '
+            f'{kind.__name__}'
+        )
+    return value
+
+
+def _sequence(value: object, what: str) -> Sequence[object]:
+    # msgpack, which carries a privileged call, turns tuples into lists
+    if not isinstance(value, list | tuple):
+        raise exceptions.InvalidPolicy(f'{what} of a policy are no list')
+    return value
+
+
+def render(policy: Policy, *, abi: str, state_directory: str) -> str:
+    """Write a policy as a profile: the whole policy, without includes.
+
+    :param policy: a checked policy
+    :param abi: the feature ABI to name, e.g. ``3.0``
+    :param state_directory: libvirt's, see ``[isolation]
+        libvirt_state_directory``
+    :returns: the text of the profile's file
+    :raises InvalidPolicy: when a value may not stand in a profile
+    """
+    flags = ['attach_disconnected']
+    if policy.complain:
+        flags.append('complain')
+    lines = [
+        MARK,
+        f'abi <abi/{abi}>,',
+        f'profile {policy.profile} flags=({", ".join(flags)}) {{',
+    ]
+    origin = None
+    for rule in all_rules(policy, state_directory):
+        if rule.origin != origin:
+            origin = rule.origin
+            lines.append(f'  # {_comment(origin)}')
+        lines.append(f'  {rule.render()}')
+    return '\n'.join([*lines, '}', ''])
+
+
+def all_rules(policy: Policy, state_directory: str) -> list[rules.Rule]:
+    """List the rules of a policy, each with its origin.
+
+    :param policy: a checked policy
+    :param state_directory: libvirt's, an absolute path
+    :returns: the rules in the order of the profile
+    """
+    found: list[rules.Rule] = []
+    for always in needs.ALWAYS:
+        found += always()
+    found.append(rules.File((policy.emulator,), 'rmix', '<emulator>'))
+    for need in policy.needs:
+        found += needs.OPTIONAL[need]()
+    found += _state(policy, state_directory)
+    if policy.consoles:
+        found += _consoles(policy)
+    for grant in policy.files:
+        found.append(rules.File((grant.path,), grant.access, grant.origin))
+    return found
+
+
+def _state(policy: Policy, directory: str) -> list[rules.Rule]:
+    number = rules.Glob.DIGITS if policy.id is None else str(policy.id)
+    # libvirt's virDomainDefGetShortName(): the id and 20 characters of the
+    # name
+    short = f'-{policy.name[:20]}/master-key.aes'
+    return [
+        rules.File(
+            (f'{directory}/domain-', number, short),
+            'r',
+            'the key with which libvirt hides secrets from the command line',
+        ),
+        rules.File(
+            (f'{directory}/save/{policy.name}.save',),
+            'r',
+            # the descriptor is inherited, and checked again when it is used
+            "restoring the guest's saved memory",
+        ),
+    ]
+
+
+def _consoles(policy: Policy) -> list[rules.Rule]:
+    why = '<serial type=pty>'
+    found: list[rules.Rule] = [rules.File(('/dev/ptmx',), 'rw', why)]
+    if policy.id is None:
+        # Not known before the start. Closed before the guest runs.
+        any_pty = ('/dev/pts/', rules.Glob.DIGITS)
+        found.append(rules.File(any_pty, 'rw', why))
+    for pty in policy.ptys:
+        found.append(rules.File((f'/dev/pts/{pty}',), 'rw', why))
+    return found
+
+
+def _comment(text: str) -> str:
+    """Make a text safe for a comment: one line of printable ASCII.
+
+    AppArmor's parser still reads ``#include`` in a comment's place.
+    """
+    return ''.join(
+        c if c.isascii() and c.isprintable() else '?' for c in text[:200]
+    ).replace('#', '?')

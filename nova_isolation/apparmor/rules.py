@@ -1,0 +1,211 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The kinds of AppArmor rules that stand in our profiles, as typed values.
+
+Each validates itself and renders to one line of AppArmor's language
+(apparmor.d(5)). A path is a sequence of literal texts and named globs, so that
+a text stands only for itself, whatever it contains.
+"""
+
+import dataclasses
+import enum
+import os
+import re
+from typing import Protocol
+
+from nova_isolation import exceptions
+
+# Linux' PATH_MAX without the closing NUL
+_MAX_PATH = 4095
+
+# A backslash makes these literal for the parser's lexer and for its globbing.
+# In place of the backslash, "?" takes a character class: the parser's glob
+# converter passes an escaped "?" on to its regular expressions, where it makes
+# the character before it optional (apparmor_parser 3.0.8, parser_regex.c).
+_ESCAPED = {c: '\\' + c for c in '*[]{}^,\\"'} | {'?': '[?]'}
+
+_FILE_ACCESS = re.compile('(?=[a-z])r?w?m?k?(ix)?')
+_WORD = re.compile('[a-z0-9_]+')
+_LABEL = re.compile('[A-Za-z0-9_./-]+')
+
+
+class Glob(enum.Enum):
+    """The only patterns that may stand in a path."""
+
+    #: any characters within one path component
+    ANY = '*'
+    #: any characters, directories too
+    TREE = '**'
+    #: one to seven digits: a domain's id, a pseudo terminal, a process
+    DIGITS = '{' + ','.join('[0-9]' * n for n in range(1, 8)) + '}'
+
+
+Path = tuple[str | Glob, ...]
+
+
+class Rule(Protocol):
+    """One rule of a profile.
+
+    :ivar origin: why it is there: the XML element, or the need of QEMU or
+        libvirt, in words
+    """
+
+    @property
+    def origin(self) -> str: ...
+
+    def render(self) -> str:
+        """Give the rule in AppArmor's language, without the line's end.
+
+        :returns: e.g. ``"/dev/null" rw,``
+        """
+        ...
+
+
+def check_path(path: str) -> str:
+    """Check that a path can be granted literally.
+
+    :param path: a path as the kernel shows it
+    :returns: the same path
+    :raises InvalidPolicy: when it is not absolute and normal, or holds what
+        cannot stand in a profile literally
+    """
+    if not path.startswith('/') or os.path.normpath(path) != path:
+        raise exceptions.InvalidPolicy(
+            f'not an absolute, normal path: {path!r}'
+        )
+    try:
+        length = len(path.encode())
+    except UnicodeEncodeError as e:
+        raise exceptions.InvalidPolicy(
+            f'a path that is not UTF-8 cannot be granted: {path!r}'
+        ) from e
+    if length > _MAX_PATH:
+        raise exceptions.InvalidPolicy(
+            f'a path of {length} bytes, longer than {_MAX_PATH}: {path[:80]!r}'
+        )
+    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in path):
+        raise exceptions.InvalidPolicy(
+            f'a path with control characters cannot be granted: {path!r}'
+        )
+    return path
+
+
+def render_path(path: Path) -> str:
+    """Quote a path for a profile.
+
+    :param path: literal texts and globs
+    :returns: the quoted form, in which each text matches only itself
+    :raises InvalidPolicy: when a text cannot stand in a profile literally
+    """
+    check_path(''.join(p if isinstance(p, str) else 'x' for p in path))
+    return '"%s"' % ''.join(
+        part.value
+        if isinstance(part, Glob)
+        else ''.join(_ESCAPED.get(c, c) for c in part)
+        for part in path
+    )
+
+
+def _words(words: tuple[str, ...]) -> str:
+    for word in words:
+        _match(_WORD, word, 'keyword')
+    return ', '.join(words)
+
+
+def _match(pattern: re.Pattern[str], text: str, what: str) -> str:
+    if not pattern.fullmatch(text):
+        raise exceptions.InvalidPolicy(f'not a valid {what}: {text!r}')
+    return text
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """Access to files: ``r``, ``w``, ``m`` (map executable), ``k`` (lock) and
+    ``ix`` (execute under the same profile), or quietly none.
+    """
+
+    path: Path
+    access: str
+    origin: str
+    deny: bool = False
+
+    def render(self) -> str:
+        access = _match(_FILE_ACCESS, self.access, 'file access')
+        prefix = 'deny ' if self.deny else ''
+        return f'{prefix}{render_path(self.path)} {access},'
+
+
+@dataclasses.dataclass(frozen=True)
+class Capability:
+    """A capability of capabilities(7), in lower case without CAP_."""
+
+    name: str
+    origin: str
+
+    def render(self) -> str:
+        return f'capability {_match(_WORD, self.name, "capability")},'
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Sockets of a family and type, or quietly none."""
+
+    family: str
+    type: str
+    origin: str
+    deny: bool = False
+
+    def render(self) -> str:
+        prefix = 'deny ' if self.deny else ''
+        return f'{prefix}network {_words((self.family,))} {_words((self.type,))},'
+
+
+@dataclasses.dataclass(frozen=True)
+class Unix:
+    """Stream sockets of the unix family, of any peer or of one with a label."""
+
+    access: tuple[str, ...]
+    origin: str
+    peer: str = ''
+
+    def render(self) -> str:
+        rule = f'unix ({_words(self.access)}) type=stream'
+        if self.peer:
+            rule += f' peer=(label={_match(_LABEL, self.peer, "label")})'
+        return rule + ','
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """Signals from, or to, processes with a label."""
+
+    access: str
+    peer: str
+    origin: str
+
+    def render(self) -> str:
+        peer = _match(_LABEL, self.peer, 'label')
+        return f'signal ({_words((self.access,))}) peer={peer},'
+
+
+@dataclasses.dataclass(frozen=True)
+class Ptrace:
+    """What processes with a label may do to this one, or this one to them."""
+
+    access: str
+    peer: str
+    origin: str
+
+    def render(self) -> str:
+        peer = _match(_LABEL, self.peer, 'label')
+        return f'ptrace ({_words((self.access,))}) peer={peer},'

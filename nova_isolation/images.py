@@ -1,0 +1,220 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Which files QEMU opens for a disk: the disk and its backing chain.
+
+A running guest's QEMU owns its overlay: what stands in the header is the
+guest's own writing. So a header is read with a few bounded reads (no image
+tool runs on it), and what it names counts only within two directories: the
+instance's own and the image cache. Anything else is refused, never followed.
+
+Format: https://www.qemu.org/docs/master/interop/qcow2.html
+"""
+
+import dataclasses
+import os
+import stat
+import struct
+
+from nova_isolation import exceptions
+
+_MAGIC = b'QFI\xfb'
+_MAX_DEPTH = 16
+_MAX_NAME = 1023
+_MAX_EXTENSIONS = 64 * 1024
+_EXTERNAL_DATA_FILE = 1 << 2
+_END = 0x00000000
+_BACKING_FORMAT = 0xE2792ACA
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One file of a backing chain.
+
+    :ivar path: its real path, without symbolic links
+    :ivar format: ``qcow2`` or ``raw``
+    """
+
+    path: str
+    format: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Directories:
+    """Where the files of an instance's disks may be.
+
+    :ivar instance: the instance's own directory
+    :ivar cache: Nova's image cache
+    """
+
+    instance: str
+    cache: str
+
+
+def chain(
+    path: str, image_format: str, allowed: Directories
+) -> tuple[Layer, ...]:
+    """Follow a disk's backing chain.
+
+    :param path: of the disk's file, absolute
+    :param image_format: ``qcow2`` or ``raw``, as the domain's XML says
+    :param allowed: where its files may be
+    :returns: the disk's own file first, the last backing file at the end
+    :raises UntrustedImage: when a file is not where it may be, is no regular
+        file, or has a header that cannot be followed
+    """
+    layers: list[Layer] = []
+    seen: set[tuple[int, int]] = set()
+    named_by = 'the domain'
+    while True:
+        real = _locate(path, named_by, allowed, own=not layers)
+        descriptor = _open(real, named_by)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise exceptions.UntrustedImage(
+                    f'{real}, named by {named_by}, is not a regular file'
+                )
+            identity = (status.st_dev, status.st_ino)
+            if identity in seen:
+                raise exceptions.UntrustedImage(
+                    f'the backing chain of {layers[0].path} is a loop: '
+                    f'{named_by} names {real}'
+                )
+            seen.add(identity)
+            layers.append(Layer(real, image_format))
+            backing = (
+                None
+                if image_format == 'raw'
+                else _read_header(descriptor, real)
+            )
+        finally:
+            os.close(descriptor)
+        if backing is None:
+            return tuple(layers)
+        if len(layers) == _MAX_DEPTH:
+            raise exceptions.UntrustedImage(
+                f'the backing chain of {layers[0].path} has more than '
+                f'{_MAX_DEPTH} layers'
+            )
+        named_by = f'the header of {real}'
+        path, image_format = _resolve(backing, real)
+
+
+def _locate(
+    path: str, named_by: str, allowed: Directories, *, own: bool
+) -> str:
+    """Give the real path of a file that may belong to the guest."""
+    if os.path.islink(allowed.instance):
+        raise exceptions.UntrustedImage(
+            f'the instance directory {allowed.instance} is a symbolic link: '
+            'set instances_path to where it points to'
+        )
+    # The directories above are the operator's: they may be links.
+    directory = os.path.realpath(os.path.dirname(path))
+    places = [os.path.realpath(allowed.instance)]
+    if not own:
+        places.append(os.path.realpath(allowed.cache))
+    if directory not in places:
+        raise exceptions.UntrustedImage(
+            f'{path}, named by {named_by}, is not in {" or ".join(places)}'
+        )
+    return os.path.join(directory, os.path.basename(path))
+
+
+def _open(path: str, named_by: str) -> int:
+    try:
+        # O_NONBLOCK: a FIFO in the file's place must not make us wait
+        return os.open(
+            path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+    except OSError as e:
+        reason = 'is a symbolic link' if os.path.islink(path) else e.strerror
+        raise exceptions.UntrustedImage(
+            f'{path}, named by {named_by}, cannot be used: {reason}'
+        ) from e
+
+
+def _read_header(descriptor: int, path: str) -> tuple[str, str] | None:
+    """Read what a qcow2 header names.
+
+    :returns: (name, format) of the backing file, or None when it has none
+    """
+
+    def broken(why: str) -> exceptions.UntrustedImage:
+        return exceptions.UntrustedImage(
+            f'{path} is not a qcow2 image that can be followed: {why}'
+        )
+
+    fixed = os.pread(descriptor, 104, 0)
+    if fixed[:4] != _MAGIC or len(fixed) < 72:
+        raise broken('it does not begin with a qcow2 header')
+    version, offset, length = struct.unpack_from('>IQI', fixed, 4)
+    size = 72
+    if version == 3:
+        if len(fixed) < 104:
+            raise broken('its header is cut off')
+        (incompatible,) = struct.unpack_from('>Q', fixed, 72)
+        if incompatible & _EXTERNAL_DATA_FILE:
+            raise broken('its header names an external data file')
+        (size,) = struct.unpack_from('>I', fixed, 100)
+    elif version != 2:
+        raise broken(f'it has version {version}')
+    if not offset:
+        return None
+    if not 0 < length <= _MAX_NAME:
+        raise broken(f"its backing file's name has {length} bytes")
+    name = os.pread(descriptor, length, offset) if offset < 1 << 40 else b''
+    if len(name) != length:
+        raise broken("its backing file's name is cut off")
+    try:
+        text = name.decode()
+        image_format = _backing_format(descriptor, size)
+    except (UnicodeDecodeError, struct.error) as e:
+        raise broken(str(e)) from e
+    if image_format not in ('qcow2', 'raw'):
+        raise broken(
+            f'it names the backing file {text!r} with the format '
+            f'{image_format!r}, and not qcow2 or raw'
+        )
+    return text, image_format
+
+
+def _backing_format(descriptor: int, offset: int) -> str:
+    """Find the header extension that tells the backing file's format."""
+    extensions = os.pread(descriptor, _MAX_EXTENSIONS, offset)
+    at = 0
+    while at + 8 <= len(extensions):
+        kind, length = struct.unpack_from('>II', extensions, at)
+        if kind == _END:
+            break
+        if kind == _BACKING_FORMAT:
+            return extensions[at + 8 : at + 8 + length][:32].decode()
+        at += 8 + (length + 7) // 8 * 8
+    return ''
+
+
+def _resolve(backing: tuple[str, str], overlay: str) -> tuple[str, str]:
+    name, image_format = backing
+    # QEMU takes "word:" at the beginning for a protocol, "json:" among them,
+    # wherever the colon comes before the first slash
+    if ':' in name.partition('/')[0]:
+        raise exceptions.UntrustedImage(
+            f'the header of {overlay} names {name!r}, which is not a file'
+        )
+    path = os.path.join(os.path.dirname(overlay), name)
+    if os.path.normpath(path) != path:
+        raise exceptions.UntrustedImage(
+            f'the header of {overlay} names {name!r}, which is not a plain '
+            'path'
+        )
+    return path, image_format
