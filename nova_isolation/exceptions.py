@@ -68,3 +68,15 @@ class NotConfined(Refusal):
 
 class ProfileInUse(IsolationError):
     """A profile cannot be removed: a live process holds it."""
+
+
+class AuditUnavailable(IsolationError):
+    """The kernel's audit records cannot be read."""
+
+
+class SpoolFull(IsolationError):
+    """The spool of events holds as many as it may; this one is lost."""
+
+
+class NotSent(IsolationError):
+    """The broker did not confirm an event; it has to be sent again."""
