@@ -416,9 +416,8 @@ def _instance(root: etree._Element) -> Instance:
 def _name(element: etree._Element) -> str:
     """The element as an operator knows it: no namespace, in brackets."""
     qualified = etree.QName(element)
-    if qualified.namespace and 'qemu' in qualified.namespace:
-        return f'<qemu:{qualified.localname}>'
-    return f'<{qualified.localname}>'
+    prefix = 'qemu:' if 'qemu' in str(qualified.namespace) else ''
+    return f'<{prefix}{qualified.localname!s}>'
 
 
 def _attribute(element: etree._Element, child: str, name: str) -> str:

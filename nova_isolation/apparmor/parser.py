@@ -63,15 +63,6 @@ class Parser:
         """
         self._run(['-rTK', profile])
 
-    def unload(self, profile: str) -> None:
-        """Remove a profile from the kernel.
-
-        :param profile: path of a file that holds a profile of this name
-        :raises ProfileRejected: when the kernel does not have it
-        :raises HostFault: when the parser cannot be run
-        """
-        self._run(['-RK', profile])
-
     def find_abi(self) -> str:
         """Find the feature ABI that this host's parser knows.
 

@@ -1,0 +1,155 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The AppArmor hook: a profile of its own for each guest, and its proof."""
+
+import os
+
+from lxml import etree
+from oslo_log import log as logging
+
+from nova_isolation import domain as domain_module
+from nova_isolation import exceptions
+from nova_isolation import images
+from nova_isolation import privileged
+from nova_isolation import processes
+from nova_isolation.apparmor import kernel
+from nova_isolation.apparmor import parser as parser_module
+from nova_isolation.apparmor import policy as policy_module
+from nova_isolation.hooks import base
+
+LOG = logging.getLogger(__name__)
+
+
+class AppArmorHook(base.Hook):
+    """Confines each guest by ``libvirt-<uuid>``, which is the whole policy."""
+
+    @property
+    def _complain(self) -> bool:
+        return bool(self.conf.isolation.mode == 'complain')
+
+    def check_host(self, host: base.Host) -> None:
+        kernel.check_enabled()
+        models = etree.fromstring(host.capabilities.encode()).findall(
+            'host/secmodel/model'
+        )
+        if 'apparmor' not in [model.text for model in models]:
+            raise exceptions.HostFault(
+                'libvirtd runs without its AppArmor driver: set '
+                'security_driver = "apparmor" in /etc/libvirt/qemu.conf and '
+                'restart it'
+            )
+        try:
+            privileged.probe()
+        except exceptions.IsolationError:
+            raise
+        except Exception as e:
+            # oslo.privsep raises what it comes upon: a helper that is not
+            # allowed, not there, or died
+            raise exceptions.HostFault(
+                f'the privileged helper of nova-isolation does not work: {e}: '
+                'check [nova_isolation_privileged] helper_command and the '
+                'sudoers or rootwrap rules'
+            ) from e
+
+    def define(self, xml: etree._Element) -> None:
+        for label in xml.findall('seclabel'):
+            if label.get('model') == 'apparmor':
+                xml.remove(label)
+        # Without it libvirtd starts guests silently unconfined when it runs
+        # without its AppArmor driver; with it, libvirtd itself refuses.
+        etree.SubElement(
+            xml, 'seclabel', type='dynamic', model='apparmor', relabel='yes'
+        )
+
+    def judge(self, guest: base.Guest) -> None:
+        privileged.check_profile(self.policy(guest).to_wire())
+
+    def prepare(self, guest: base.Guest) -> None:
+        privileged.write_profile(self.policy(guest).to_wire(), load=False)
+
+    def narrow(self, guest: base.Guest) -> None:
+        privileged.write_profile(self.policy(guest).to_wire(), load=True)
+
+    def verify(self, guest: base.Guest) -> None:
+        options = self.conf.isolation
+        domain = guest.domain
+        profile = policy_module.profile_name(domain.uuid)
+        process = processes.find(
+            options.libvirt_runtime_directory, domain.name, domain.uuid
+        )
+        mode = 'complain' if self._complain else 'enforce'
+        expected = f'{profile} ({mode})'
+        labels = kernel.labels(process.pid)
+        wrong = {n: label for n, label in labels.items() if label != expected}
+        if wrong or process.pid not in labels:
+            thread, label = next(iter(wrong.items()), (process.pid, 'gone'))
+            raise exceptions.NotConfined(
+                f'thread {thread} of the guest runs as {label!r} instead of '
+                f'{expected!r}'
+            )
+        parser = parser_module.Parser(
+            options.apparmor_parser, options.parser_timeout
+        )
+        path = os.path.join(options.profile_directory, profile)
+        if not kernel.holds(profile, parser.compile(path)):
+            raise exceptions.NotConfined(
+                f'the kernel holds another policy under {profile} than '
+                f'{path} compiles to'
+            )
+        if not processes.is_same(process):
+            raise exceptions.NotConfined(
+                f'process {process.pid} of the guest ended while it was checked'
+            )
+        LOG.info(
+            'isolation: guest %s: %d threads of process %d run as %s, the '
+            'kernel holds just the policy of %s',
+            domain.uuid,
+            len(labels),
+            process.pid,
+            expected,
+            path,
+        )
+
+    def release(self, uuid: str) -> None:
+        if privileged.remove_profile(uuid):
+            LOG.info('isolation: guest %s: profile removed', uuid)
+
+    def policy(self, guest: base.Guest) -> policy_module.Policy:
+        """Compute the policy of a guest from its domain and its disks.
+
+        :param guest: as it will start or as it runs
+        :returns: the policy
+        :raises Refusal: when there is none for such a guest
+        """
+        grants = []
+        for disk in guest.domain.disks:
+            layers = images.chain(disk.path, disk.format, guest.directories)
+            grants += _grants(disk, layers)
+        return policy_module.compute(
+            guest.domain, grants, complain=self._complain
+        )
+
+
+def _grants(
+    disk: domain_module.Disk, layers: tuple[images.Layer, ...]
+) -> list[policy_module.FileGrant]:
+    origin = f'<disk> {disk.target}'
+    access = 'rk' if disk.readonly else 'rwk'
+    first, *backing = layers
+    return [
+        policy_module.FileGrant(first.path, access, origin),
+        *[
+            policy_module.FileGrant(layer.path, 'rk', f'{origin}, backing file')
+            for layer in backing
+        ],
+    ]

@@ -1,0 +1,123 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The contract of the hooks that confine and check guests.
+
+Hooks are registered under the entry point namespace ``nova_isolation.hooks``
+and called in the order of ``[isolation] hooks``. At a start:
+
+1. ``define``: before libvirt knows the domain, its XML is completed;
+2. ``prepare``: just before libvirt starts QEMU, whose vCPUs do not run yet;
+3. ``narrow``: QEMU is there, and what was not known before now is;
+4. ``verify``: nothing changes any more; the guest runs if nobody objects.
+
+A hook objects by raising :class:`nova_isolation.exceptions.Refusal` when the
+fault is the guest's, or :class:`nova_isolation.exceptions.HostFault` when it
+is the host's. Hooks know neither Nova nor libvirt's connection.
+"""
+
+import abc
+import dataclasses
+
+from lxml import etree
+from oslo_config import cfg
+
+from nova_isolation import domain as domain_module
+from nova_isolation import images
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """What a hook may need to know of the host.
+
+    :ivar capabilities: libvirt's capabilities, read now, as XML
+    """
+
+    capabilities: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Guest:
+    """A guest about to start, or started with stopped vCPUs.
+
+    :ivar domain: what libvirt will start or has started
+    :ivar directories: where the files of its disks may be
+    """
+
+    domain: domain_module.Domain
+    directories: images.Directories
+
+
+class Hook(abc.ABC):
+    """One hook; a verb that it does not override has nothing to say.
+
+    :param conf: the configuration, with the [isolation] group registered
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        self.conf = conf
+
+    @abc.abstractmethod
+    def check_host(self, host: Host) -> None:
+        """Check that this host can confine guests at all.
+
+        Called when the service starts, periodically, and before each start.
+
+        :param host: what may be needed to tell
+        :raises HostFault: when it cannot, naming the cause and the way out
+        """
+
+    def define(self, xml: etree._Element) -> None:
+        """Complete the XML of a domain that is about to be defined.
+
+        :param xml: the ``<domain>`` element, changed in place
+        :raises Refusal: when the guest may not be defined
+        """
+
+    def judge(self, guest: Guest) -> None:
+        """Find out, without changing anything, whether a start would fail.
+
+        Called before Nova tears down what it cannot bring back.
+
+        :param guest: as it would start
+        :raises Refusal: when ``prepare`` would refuse it
+        """
+
+    def prepare(self, guest: Guest) -> None:
+        """Do what must be there before QEMU starts.
+
+        :param guest: as it will start
+        :raises Refusal: when it may not start
+        """
+
+    def narrow(self, guest: Guest) -> None:
+        """Take away what only the start needed.
+
+        :param guest: as it runs, with stopped vCPUs
+        :raises Refusal: when that fails
+        """
+
+    def verify(self, guest: Guest) -> None:
+        """Prove that the guest's process is confined.
+
+        :param guest: as it runs, with stopped vCPUs
+        :raises Refusal: when it is not proven
+        """
+
+    def release(self, uuid: str) -> None:
+        """Remove what was made for a guest that is gone.
+
+        Called on every way out, also when nothing was made.
+
+        :param uuid: of the domain
+        :raises IsolationError: when something could not be removed
+        """

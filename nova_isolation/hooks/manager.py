@@ -1,0 +1,118 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Loads the configured hooks and calls them in order."""
+
+from lxml import etree
+from oslo_config import cfg
+from oslo_log import log as logging
+import stevedore
+
+from nova_isolation import exceptions
+from nova_isolation.hooks import base
+
+NAMESPACE = 'nova_isolation.hooks'
+
+LOG = logging.getLogger(__name__)
+
+
+class HookManager:
+    """The hooks of this host.
+
+    :param conf: the configuration, with the [isolation] group registered
+    :raises ConfigurationError: when a hook does not exist or cannot be loaded
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        names = conf.isolation.hooks
+
+        def failed(_: object, entry_point: object, error: Exception) -> None:
+            raise exceptions.ConfigurationError(
+                f'[isolation] hooks = {",".join(names)}: {entry_point} '
+                f'cannot be loaded: {error}'
+            )
+
+        def missing(absent: set[str]) -> None:
+            known = stevedore.ExtensionManager(NAMESPACE).entry_points_names()
+            raise exceptions.ConfigurationError(
+                f'[isolation] hooks = {",".join(names)}: no such hook: '
+                f'{", ".join(sorted(absent))}; there are: '
+                f'{", ".join(sorted(known))}'
+            )
+
+        self._hooks: list[base.Hook] = [
+            extension.obj
+            for extension in stevedore.NamedExtensionManager(
+                NAMESPACE,
+                names,
+                invoke_on_load=True,
+                invoke_args=(conf,),
+                name_order=True,
+                on_load_failure_callback=failed,
+                on_missing_entrypoints_callback=missing,
+            )
+        ]
+        if not self._hooks:
+            raise exceptions.ConfigurationError(
+                '[isolation] hooks is empty: nothing would confine the guests. '
+                'Set it to apparmor, or [isolation] mode to off'
+            )
+
+    def check_host(self, host: base.Host) -> None:
+        """See :meth:`nova_isolation.hooks.base.Hook.check_host`."""
+        for hook in self._hooks:
+            hook.check_host(host)
+
+    def define(self, xml: etree._Element) -> None:
+        """See :meth:`nova_isolation.hooks.base.Hook.define`."""
+        for hook in self._hooks:
+            hook.define(xml)
+
+    def judge(self, guest: base.Guest) -> None:
+        """See :meth:`nova_isolation.hooks.base.Hook.judge`."""
+        for hook in self._hooks:
+            hook.judge(guest)
+
+    def prepare(self, guest: base.Guest) -> None:
+        """See :meth:`nova_isolation.hooks.base.Hook.prepare`."""
+        for hook in self._hooks:
+            hook.prepare(guest)
+
+    def narrow(self, guest: base.Guest) -> None:
+        """See :meth:`nova_isolation.hooks.base.Hook.narrow`."""
+        for hook in self._hooks:
+            hook.narrow(guest)
+
+    def verify(self, guest: base.Guest) -> None:
+        """See :meth:`nova_isolation.hooks.base.Hook.verify`."""
+        for hook in self._hooks:
+            hook.verify(guest)
+
+    def release(self, uuid: str) -> list[Exception]:
+        """Let every hook remove what it made, whatever the others do.
+
+        :param uuid: of a domain that is gone
+        :returns: what went wrong, already logged
+        """
+        errors: list[Exception] = []
+        for hook in reversed(self._hooks):
+            try:
+                hook.release(uuid)
+            except Exception as e:
+                LOG.error(
+                    'isolation: %s of the guest %s could not be removed: %s',
+                    type(hook).__name__,
+                    uuid,
+                    e,
+                )
+                errors.append(e)
+        return errors

@@ -1,0 +1,252 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What needs root, as few typed calls.
+
+They run in a privsep daemon of their own (oslo.privsep), started by
+nova-compute through sudo or rootwrap, with the capabilities listed here. It
+takes a policy as plain data, checks every value of it, renders the profile
+itself and writes exactly one file, ``libvirt-<uuid>``, into the configured
+directory: never text that it was given. Its own configuration, the parser's
+path among it, is read from root's files.
+"""
+
+import contextlib
+import os
+import secrets
+import stat
+
+from oslo_concurrency import lockutils
+from oslo_config import cfg
+from oslo_log import log as logging
+from oslo_privsep import capabilities
+from oslo_privsep import priv_context
+
+from nova_isolation import exceptions
+from nova_isolation.apparmor import kernel
+from nova_isolation.apparmor import parser as parser_module
+from nova_isolation.apparmor import policy as policy_module
+from nova_isolation.conf import isolation as options
+
+LOG = logging.getLogger(__name__)
+CONF = cfg.CONF
+
+#: Seconds after which a call is given up, whatever the daemon does.
+TIMEOUT = 120
+
+# The first line of the files that libvirt's virt-aa-helper makes from its
+# TEMPLATE.qemu, in every release.
+_LIBVIRT_MARK = b'# This profile is for the domain whose UUID matches this file'
+_HEAD = 4096
+
+context = priv_context.PrivContext(
+    'nova_isolation',
+    cfg_section='nova_isolation_privileged',
+    pypath='nova_isolation.privileged.context',
+    capabilities=[
+        # to load policy into the kernel
+        capabilities.CAP_MAC_ADMIN,
+        # to find who still holds a profile, whatever their uid
+        capabilities.CAP_SYS_PTRACE,
+    ],
+)
+
+
+@context.entrypoint_with_timeout(TIMEOUT)
+def probe() -> str:
+    """Check that this daemon can do its work.
+
+    :returns: the feature ABI that the profiles will name
+    :raises HostFault: naming what is missing: the parser, the directory
+    """
+    parser = _parser()
+    directory = _options().profile_directory
+    if not os.path.isdir(directory):
+        raise exceptions.HostFault(
+            f'the profile directory {directory} is missing: install '
+            "libvirt's daemon, or set [isolation] profile_directory"
+        )
+    return parser.find_abi()
+
+
+@context.entrypoint_with_timeout(TIMEOUT)
+def check_profile(policy: dict[str, object]) -> None:
+    """Check that a guest's profile could be written, without writing it.
+
+    :param policy: what :meth:`nova_isolation.apparmor.policy.Policy.to_wire`
+        gives
+    :raises InvalidPolicy: when a value may not stand in a profile
+    :raises ProfileRejected: when it does not compile
+    :raises ForeignProfile: when a file of somebody else's stands in its place
+    :raises HostFault: when the parser cannot be run
+    """
+    _write(policy_module.from_wire(policy), install=False, load=False)
+
+
+@context.entrypoint_with_timeout(TIMEOUT)
+def write_profile(policy: dict[str, object], load: bool) -> None:
+    """Write a guest's profile in place of the one that is there.
+
+    The file is complete or the old one is: it is compiled under another name,
+    and renamed. libvirt loads it when it starts the guest.
+
+    :param policy: what :meth:`nova_isolation.apparmor.policy.Policy.to_wire`
+        gives
+    :param load: whether to replace the policy in the kernel as well
+    :raises InvalidPolicy: when a value may not stand in a profile
+    :raises ProfileRejected: when it does not compile or load
+    :raises ForeignProfile: when a file of somebody else's stands in its place
+    :raises HostFault: when the parser cannot be run
+    """
+    _write(policy_module.from_wire(policy), install=True, load=load is True)
+
+
+@context.entrypoint_with_timeout(TIMEOUT)
+def remove_profile(uuid: str) -> bool:
+    """Remove a guest's profile from the kernel and its files from the disk.
+
+    :param uuid: the guest's
+    :returns: whether there was anything to remove
+    :raises InvalidPolicy: when it is not a uuid
+    :raises ProfileInUse: when a live process holds the profile: without it,
+        that process would run unconfined
+    :raises ForeignProfile: when the file is somebody else's
+    """
+    name = policy_module.profile_name(uuid)
+    with lockutils.lock(name):
+        path = os.path.join(_options().profile_directory, name)
+        _check_own(path)
+        held = kernel.holders(name)
+        if held:
+            raise exceptions.ProfileInUse(
+                f'the profile {name} is kept: process {held[0]} holds it'
+            )
+        removed = False
+        if kernel.is_loaded(name):
+            _unload(name)
+            removed = True
+        for leftover in (path, f'{path}.files'):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(leftover)
+                removed = True
+        return removed
+
+
+def _options() -> cfg.GroupAttr:
+    # Here and not at import: the daemon imports this module before it has
+    # parsed its configuration files, nova-compute after.
+    options.register_opts(CONF)
+    return CONF.isolation
+
+
+def _parser() -> parser_module.Parser:
+    path = _options().apparmor_parser
+    try:
+        status = os.stat(path)
+    except OSError as e:
+        raise exceptions.HostFault(
+            f'the AppArmor parser cannot be run: {path}: {e.strerror}: '
+            'install the package apparmor, or set [isolation] apparmor_parser'
+        ) from e
+    if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise exceptions.HostFault(
+            f'the AppArmor parser {path} can be written by others than root'
+        )
+    return parser_module.Parser(path, _options().parser_timeout)
+
+
+def _write(
+    policy: policy_module.Policy, *, install: bool, load: bool
+) -> None:
+    parser = _parser()
+    text = policy_module.render(
+        policy,
+        abi=parser.find_abi(),
+        state_directory=_options().libvirt_state_directory,
+    )
+    directory = _options().profile_directory
+    path = os.path.join(directory, policy.profile)
+    # the parser and libvirt pass over names that begin with a dot
+    draft = os.path.join(
+        directory, f'.{policy.profile}.{secrets.token_hex(8)}'
+    )
+    with lockutils.lock(policy.profile):
+        _check_own(path)
+        try:
+            _write_synced(draft, text)
+            parser.compile(draft)
+            if install:
+                os.rename(draft, path)
+                _sync_directory(directory)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft)
+        if load:
+            parser.load(path)
+
+
+def _write_synced(path: str, text: str) -> None:
+    # Readable by all: the proof compares it with the kernel without privilege.
+    # An explicit mode, because the daemon runs with umask 0.
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644
+    )
+    with open(descriptor, 'w', encoding='utf-8') as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_own(path: str) -> None:
+    """Check that what stands at a path is ours, libvirt's, empty or nothing.
+
+    :raises ForeignProfile: when it is anything else
+    """
+    try:
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise _foreign(path, e.strerror or str(e)) from e
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _foreign(path, 'it is not a regular file')
+        head = os.read(descriptor, _HEAD)
+    finally:
+        os.close(descriptor)
+    mine = head.startswith(policy_module.MARK.encode() + b'\n')
+    if head and not mine and _LIBVIRT_MARK not in head:
+        raise _foreign(path, 'neither nova-isolation nor libvirt wrote it')
+
+
+def _foreign(path: str, why: str) -> exceptions.ForeignProfile:
+    return exceptions.ForeignProfile(
+        f'{path} is in the way: {why}. Move it away; rules of your own belong '
+        'into an issue, not into a file that decides over one guest'
+    )
+
+
+def _unload(name: str) -> None:
+    # The kernel's own file takes a profile's name, as apparmor_parser -R
+    # writes it there; the parser would need a file that holds such a profile.
+    with open('/sys/kernel/security/apparmor/.remove', 'wb') as f:
+        f.write(name.encode())
