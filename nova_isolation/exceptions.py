@@ -50,6 +50,10 @@ class UntrustedImage(Refusal):
     """A disk, or what its image header names, is not where it may be."""
 
 
+class MissingImage(Refusal):
+    """A file of a disk is not there."""
+
+
 class InvalidPolicy(Refusal):
     """A policy holds a value that may not stand in a profile."""
 

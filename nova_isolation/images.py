@@ -71,6 +71,7 @@ def chain(
     :returns: the disk's own file first, the last backing file at the end
     :raises UntrustedImage: when a file is not where it may be, is no regular
         file, or has a header that cannot be followed
+    :raises MissingImage: when a file does not exist
     """
     layers: list[Layer] = []
     seen: set[tuple[int, int]] = set()
@@ -137,6 +138,10 @@ def _open(path: str, named_by: str) -> int:
         return os.open(
             path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         )
+    except FileNotFoundError as e:
+        raise exceptions.MissingImage(
+            f'{path}, named by {named_by}, does not exist'
+        ) from e
     except OSError as e:
         reason = 'is a symbolic link' if os.path.islink(path) else e.strerror
         raise exceptions.UntrustedImage(

@@ -62,14 +62,17 @@ class AppArmorHook(base.Hook):
             ) from e
 
     def define(self, xml: etree._Element) -> None:
-        for label in xml.findall('seclabel'):
-            if label.get('model') == 'apparmor':
-                xml.remove(label)
+        self.undefine(xml)
         # Without it libvirtd starts guests silently unconfined when it runs
         # without its AppArmor driver; with it, libvirtd itself refuses.
         etree.SubElement(
             xml, 'seclabel', type='dynamic', model='apparmor', relabel='yes'
         )
+
+    def undefine(self, xml: etree._Element) -> None:
+        for label in xml.findall('seclabel'):
+            if label.get('model') == 'apparmor':
+                xml.remove(label)
 
     def judge(self, guest: base.Guest) -> None:
         privileged.check_profile(self.policy(guest).to_wire())
@@ -121,6 +124,10 @@ class AppArmorHook(base.Hook):
         )
 
     def release(self, uuid: str) -> None:
+        profile = policy_module.profile_name(uuid)
+        path = os.path.join(self.conf.isolation.profile_directory, profile)
+        if not os.path.lexists(path) and not kernel.is_loaded(profile):
+            return
         if privileged.remove_profile(uuid):
             LOG.info('isolation: guest %s: profile removed', uuid)
 

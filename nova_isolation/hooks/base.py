@@ -83,6 +83,12 @@ class Hook(abc.ABC):
         :raises Refusal: when the guest may not be defined
         """
 
+    def undefine(self, xml: etree._Element) -> None:
+        """Take back what ``define`` added, when isolation is switched off.
+
+        :param xml: the ``<domain>`` element, changed in place
+        """
+
     def judge(self, guest: Guest) -> None:
         """Find out, without changing anything, whether a start would fail.
 

@@ -77,6 +77,11 @@ class HookManager:
         for hook in self._hooks:
             hook.define(xml)
 
+    def undefine(self, xml: etree._Element) -> None:
+        """See :meth:`nova_isolation.hooks.base.Hook.undefine`."""
+        for hook in reversed(self._hooks):
+            hook.undefine(xml)
+
     def judge(self, guest: base.Guest) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.judge`."""
         for hook in self._hooks:

@@ -1,0 +1,373 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``compute_driver = isolation.LibvirtDriver``: Nova's driver, fail-closed.
+
+A plain subclass: nothing of Nova is patched. What starts a guest is wrapped so
+that a refusal becomes a fault that a tenant and an operator understand, goes
+out as a notification, and costs no data. What is not covered yet is refused
+before Nova has changed anything.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import glob
+import os
+import sys
+from typing import Any
+
+import nova.conf
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from nova.virt.libvirt import driver as libvirt_driver
+from nova.virt.libvirt import utils as libvirt_utils
+from oslo_log import log as logging
+
+from nova_isolation import exceptions
+from nova_isolation.virt import host as host_module
+from nova_isolation.virt import isolation as isolation_module
+from nova_isolation.virt import signatures
+
+CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
+
+# What the column holds that the reason is stored in, less Nova's prefix.
+_REASON_LENGTH = 255 - len(libvirt_driver.DISABLE_PREFIX)
+
+
+class Refused(nova_exception.NovaException):
+    """What Nova makes an instance's fault of, with the message as it is."""
+
+    msg_fmt = 'isolation: %(reason)s'
+
+
+class LibvirtDriver(libvirt_driver.LibvirtDriver):
+    """Nova's libvirt driver, which runs only guests proven to be confined."""
+
+    def __init__(self, virtapi: Any, read_only: bool = False) -> None:
+        try:
+            signatures.check()
+            self._isolation = isolation_module.Isolation(CONF)
+        except exceptions.ConfigurationError as e:
+            LOG.critical('isolation: %s', e)
+            sys.exit(1)
+        super().__init__(virtapi, read_only)
+        self._host.__class__ = host_module.Host
+        self._host.isolation = self._isolation
+        self._host_fault: exceptions.HostFault | None = None
+
+    # --- the host ---------------------------------------------------------
+
+    def init_host(self, host: str) -> None:
+        super().init_host(host)
+        LOG.info('isolation: mode is %s', self._isolation.mode)
+        self._watch_host()
+
+    def get_available_resource(self, nodename: str) -> Any:
+        # Nova's periodic task: every [DEFAULT] update_resources_interval
+        self._watch_host()
+        return super().get_available_resource(nodename)
+
+    def _set_host_enabled(
+        self, enabled: bool, disable_reason: str | None = None
+    ) -> None:
+        # Nova enables the service whenever libvirtd is there again
+        if enabled and self._find_host_fault():
+            self._disable_service()
+        else:
+            super()._set_host_enabled(enabled, disable_reason)
+
+    def _watch_host(self) -> None:
+        """Disable the service while this host cannot confine guests."""
+        before = self._host_fault
+        if self._find_host_fault():
+            self._disable_service()
+        elif before:
+            LOG.info('isolation: the fault of this host is gone: %s', before)
+            super()._set_host_enabled(True)
+
+    def _find_host_fault(self) -> exceptions.HostFault | None:
+        self._host_fault = None
+        if self._isolation.active:
+            try:
+                self._isolation.check_host(self._host.get_connection())
+            except exceptions.HostFault as e:
+                LOG.error('isolation: this host starts no guest: %s', e)
+                self._host_fault = e
+            except nova_exception.HypervisorUnavailable as e:
+                # Nova disables the service itself while libvirtd is away
+                LOG.warning('isolation: the host cannot be checked: %s', e)
+        return self._host_fault
+
+    def _disable_service(self) -> None:
+        reason = f'isolation: {self._host_fault}'[:_REASON_LENGTH]
+        super()._set_host_enabled(False, reason)
+        # Nova keeps the reason of a service that it had disabled before
+        context = nova_context.get_admin_context()
+        stored = libvirt_driver.DISABLE_PREFIX + reason
+        try:
+            service = objects.Service.get_by_compute_host(context, CONF.host)
+            known = service.disabled_reason or ''
+            if (
+                service.disabled
+                and known != stored
+                and known.startswith(libvirt_driver.DISABLE_PREFIX)
+            ):
+                service.disabled_reason = stored
+                service.save()
+        except nova_exception.ComputeHostNotFound:
+            # before the first start is complete: the periodic task does it
+            LOG.debug('isolation: the service is not registered yet')
+
+    # --- operations that start a guest ------------------------------------
+
+    @contextlib.contextmanager
+    def _refusals(
+        self,
+        operation: str,
+        instance: 'objects.Instance',
+        as_fault: Callable[[Refused], Exception] = lambda refused: refused,
+    ) -> Iterator[None]:
+        """Report a refusal, and raise it as what Nova understands.
+
+        :param operation: in Nova's words
+        :param instance: Nova's instance
+        :param as_fault: wraps the exception for the operation's caller
+        """
+        try:
+            yield
+        except exceptions.IsolationError as e:
+            self._isolation.report_refusal(operation, instance, e.message)
+            raise as_fault(Refused(reason=e.message)) from e
+
+    def _judge(self, instance: 'objects.Instance') -> None:
+        """Refuse a start that would fail, while nothing is changed yet."""
+        if not self._isolation.active:
+            return
+        self._isolation.check_host(self._host.get_connection())
+        try:
+            guest = self._host.get_guest(instance)
+        except nova_exception.InstanceNotFound:
+            return
+        try:
+            self._isolation.hooks.judge(guest.starting())
+        except exceptions.MissingImage as e:
+            # a hard reboot fetches what is missing
+            LOG.info('isolation: %s', e, instance=instance)
+
+    def spawn(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        def abort(refused: Refused) -> Exception:
+            # anything else would be tried again on the next host
+            return nova_exception.BuildAbortException(
+                instance_uuid=instance.uuid, reason=refused.format_message()
+            )
+
+        with self._refusals('spawn', instance, abort):
+            if self._isolation.active:
+                self._isolation.require_host(self._host.get_connection())
+            super().spawn(context, instance, *args, **kwargs)
+
+    def _soft_reboot(self, instance: 'objects.Instance') -> Any:
+        with self._refusals('soft reboot', instance):
+            self._judge(instance)
+            return super()._soft_reboot(instance)
+
+    def _hard_reboot(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        # also power_on and the resumption after a host's start
+        with self._refusals('hard reboot', instance):
+            self._judge(instance)
+            super()._hard_reboot(context, instance, *args, **kwargs)
+
+    def resume(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        # rolled back: the server stays SUSPENDED, its memory saved
+        with self._refusals(
+            'resume', instance, nova_exception.InstanceFaultRollback
+        ):
+            self._judge(instance)
+            with self._isolation.keeping_memory(instance.uuid):
+                super().resume(context, instance, *args, **kwargs)
+
+    def rescue(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        with self._refusals('rescue', instance):
+            self._judge(instance)
+            try:
+                super().rescue(context, instance, *args, **kwargs)
+            except exceptions.IsolationError:
+                self._undo_rescue(instance)
+                raise
+
+    def unrescue(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        with self._refusals('unrescue', instance):
+            self._judge(instance)
+            super().unrescue(context, instance, *args, **kwargs)
+
+    def _undo_rescue(self, instance: 'objects.Instance') -> None:
+        """Bring back the domain and the files from before a rescue."""
+        directory = libvirt_utils.get_instance_path(instance)
+        kept = os.path.join(directory, 'unrescue.xml')
+        try:
+            with open(kept) as f:
+                self._host.write_instance_config(f.read())
+            for path in [*glob.glob(f'{glob.escape(directory)}/*.rescue'), kept]:
+                os.unlink(path)
+        except Exception as e:
+            LOG.error(
+                'isolation: what the refused rescue left could not be '
+                'removed: %s',
+                e,
+                instance=instance,
+            )
+
+    def finish_migration(
+        self,
+        context: Any,
+        migration: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        with self._refusals('finishing a migration', instance):
+            super().finish_migration(
+                context, migration, instance, *args, **kwargs
+            )
+
+    def finish_revert_migration(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        with self._refusals('reverting a migration', instance):
+            super().finish_revert_migration(context, instance, *args, **kwargs)
+
+    def _cleanup(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        super()._cleanup(context, instance, *args, **kwargs)
+        # On the way out of some migrations there is no domain to undefine.
+        if not self._isolation.keeps_memory(instance.uuid):
+            self._isolation.hooks.release(instance.uuid)
+
+    # --- operations that are not covered yet ------------------------------
+
+    def _refuse(
+        self,
+        operation: str,
+        instance: 'objects.Instance',
+        as_fault: Callable[[Refused], Exception] = lambda refused: refused,
+    ) -> None:
+        if not self._isolation.active:
+            return
+        with self._refusals(operation, instance, as_fault):
+            raise exceptions.NotCovered(
+                f'{operation} is not covered by nova-isolation yet'
+            )
+
+    def attach_interface(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        self._refuse('attaching an interface', instance)
+        super().attach_interface(context, instance, *args, **kwargs)
+
+    def attach_volume(
+        self,
+        context: Any,
+        connection_info: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        self._refuse('attaching a volume', instance)
+        super().attach_volume(
+            context, connection_info, instance, *args, **kwargs
+        )
+
+    def swap_volume(
+        self,
+        context: Any,
+        old_connection_info: Any,
+        new_connection_info: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        self._refuse('swapping a volume', instance)
+        super().swap_volume(
+            context,
+            old_connection_info,
+            new_connection_info,
+            instance,
+            *args,
+            **kwargs,
+        )
+
+    def snapshot(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        self._refuse('a snapshot', instance)
+        super().snapshot(context, instance, *args, **kwargs)
+
+    def volume_snapshot_create(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        self._refuse('a snapshot of a volume', instance)
+        super().volume_snapshot_create(context, instance, *args, **kwargs)
+
+    def volume_snapshot_delete(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        self._refuse('deleting a snapshot of a volume', instance)
+        super().volume_snapshot_delete(context, instance, *args, **kwargs)
+
+    def migrate_disk_and_power_off(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> Any:
+        # rolled back: the server stays as it is
+        self._refuse(
+            'resize or cold migration',
+            instance,
+            nova_exception.InstanceFaultRollback,
+        )
+        return super().migrate_disk_and_power_off(
+            context, instance, *args, **kwargs
+        )
+
+    def check_can_live_migrate_destination(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> Any:
+        self._refuse('live migration to this host', instance, _precheck)
+        return super().check_can_live_migrate_destination(
+            context, instance, *args, **kwargs
+        )
+
+    def check_can_live_migrate_source(
+        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> Any:
+        # the destination may be a host without nova-isolation
+        self._refuse('live migration from this host', instance, _precheck)
+        return super().check_can_live_migrate_source(
+            context, instance, *args, **kwargs
+        )
+
+
+def _precheck(refused: Refused) -> Exception:
+    return nova_exception.MigrationPreCheckError(
+        reason=refused.format_message()
+    )

@@ -1,0 +1,165 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Nova's Guest, which starts only what is proven to be confined."""
+
+from typing import Any
+
+import libvirt
+from nova.virt.libvirt import guest as libvirt_guest
+from oslo_log import log as logging
+
+from nova_isolation import exceptions
+from nova_isolation.hooks import base
+from nova_isolation.virt import isolation as isolation_module
+
+LOG = logging.getLogger(__name__)
+
+
+class Guest(libvirt_guest.Guest):
+    """A guest of this host.
+
+    :param domain: libvirt's domain
+    :param isolation: what this nova-compute shares
+    """
+
+    def __init__(
+        self,
+        domain: libvirt.virDomain,
+        isolation: isolation_module.Isolation,
+    ) -> None:
+        super().__init__(domain)
+        self._isolation = isolation
+
+    def launch(self, pause: bool = False) -> None:
+        """Start the guest: the only way that Nova has.
+
+        :param pause: whether its vCPUs shall not run yet
+        :raises IsolationError: when it is not proven to be confined; then no
+            process of it is left, and its saved memory is as before
+        """
+        if not self._isolation.active:
+            self._withdraw()
+            super().launch(pause=pause)
+            return
+        self._check_connection()
+        restoring = self.has_saved_memory()
+        self._isolation.hooks.prepare(self.starting())
+        try:
+            super().launch(pause=True)
+        except libvirt.libvirtError as e:
+            self._isolation.hooks.release(self.uuid)
+            self._explain(e)
+            raise
+        try:
+            hooks = self._isolation.hooks
+            running = self._isolation.guest(self._domain.XMLDesc(0))
+            hooks.narrow(running)
+            hooks.verify(running)
+        except BaseException:
+            self._stop(restoring)
+            raise
+        if not pause:
+            self.resume()
+
+    def starting(self) -> base.Guest:
+        """Describe the guest as libvirt would start it.
+
+        :returns: the guest; of a suspended one that of the saved memory,
+            which is what libvirt restores, not what is defined
+        :raises InvalidDomain: when its XML cannot be understood
+        """
+        if self.has_saved_memory():
+            xml = self._domain.managedSaveGetXMLDesc(0)
+        else:
+            xml = self._domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        return self._isolation.guest(xml)
+
+    def has_saved_memory(self) -> bool:
+        """Tell whether the guest's memory is on disk.
+
+        :returns: whether libvirt would restore it
+        """
+        return bool(self._domain.hasManagedSaveImage(0))
+
+    def delete_configuration(self, *args: Any, **kwargs: Any) -> None:
+        """Undefine the domain, and remove what was made to confine it."""
+        uuid = self.uuid
+        if self._isolation.keeps_memory(uuid) and self.has_saved_memory():
+            LOG.info(
+                'isolation: guest %s stays defined: its memory is saved', uuid
+            )
+            return
+        super().delete_configuration(*args, **kwargs)
+        self._isolation.hooks.release(uuid)
+
+    def attach_device(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: the profile would have to grant the device first."""
+        self._refuse('attaching a device to a running guest')
+        super().attach_device(*args, **kwargs)
+
+    def snapshot(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: the profile would have to grant the overlay first."""
+        self._refuse('a snapshot of a running guest')
+        super().snapshot(*args, **kwargs)
+
+    def migrate(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: nothing would confine the guest at the destination."""
+        self._refuse('live migration')
+        super().migrate(*args, **kwargs)
+
+    def _refuse(self, operation: str) -> None:
+        if self._isolation.active:
+            raise exceptions.NotCovered(
+                f'{operation} is not covered by nova-isolation yet'
+            )
+
+    def _check_connection(self) -> None:
+        self._isolation.require_host(self._domain.connect())
+
+    def _explain(self, error: libvirt.libvirtError) -> None:
+        """Tell why libvirt did not start the guest, if we know better."""
+        self._isolation.check_host(self._domain.connect())
+        message = str(error)
+        if 'apparmor' in message.lower() or 'security' in message.lower():
+            raise exceptions.ProfileRejected(
+                f'libvirt does not start the guest: {message}'
+            ) from error
+
+    def _stop(self, restoring: bool) -> None:
+        """End a process that may not run; its vCPUs never did."""
+        try:
+            if restoring:
+                # libvirt removed the image when it had restored the guest.
+                # As saved by Nova: to run when it is restored.
+                self._domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
+            else:
+                self.poweroff()
+        except libvirt.libvirtError as e:
+            LOG.critical(
+                'isolation: guest %s is not confined and could not be %s: %s. '
+                'It is paused and has not executed an instruction: do not '
+                'resume it',
+                self.uuid,
+                'saved again' if restoring else 'stopped',
+                e,
+            )
+            return
+        self._isolation.hooks.release(self.uuid)
+
+    def _withdraw(self) -> None:
+        """Take our traces from a guest that is to start as without us."""
+        xml = self._domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        if '<seclabel' in xml:
+            plain = self._isolation.undefine(xml)
+            self._domain.connect().defineXML(plain)
+        self._isolation.hooks.release(self.uuid)

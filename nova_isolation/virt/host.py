@@ -1,0 +1,64 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Nova's Host, which hands out guests of ours.
+
+Nova creates the object; the driver substitutes its class.
+"""
+
+from typing import Any
+
+from nova import objects
+from nova.virt.libvirt import host as libvirt_host
+
+from nova_isolation.virt import guest as guest_module
+from nova_isolation.virt import isolation as isolation_module
+
+
+class Host(libvirt_host.Host):
+    """The hypervisor host.
+
+    :ivar isolation: what this nova-compute shares, set by the driver
+    """
+
+    isolation: isolation_module.Isolation
+
+    def write_instance_config(self, xml: str) -> guest_module.Guest:
+        """Define a domain, completed by the hooks.
+
+        :param xml: of the domain
+        :returns: the guest
+        :raises Refusal: when a hook refuses it
+        """
+        defined = super().write_instance_config(self.isolation.define(xml))
+        return self._ours(defined)
+
+    def get_guest(self, instance: 'objects.Instance') -> guest_module.Guest:
+        """Find the guest of an instance.
+
+        :param instance: Nova's instance
+        :returns: the guest
+        :raises nova.exception.InstanceNotFound: when there is no domain
+        """
+        return self._ours(super().get_guest(instance))
+
+    def list_guests(self, *args: Any, **kwargs: Any) -> list[guest_module.Guest]:
+        """List the guests, with the arguments of Nova's method.
+
+        :returns: the guests
+        """
+        return [
+            self._ours(guest) for guest in super().list_guests(*args, **kwargs)
+        ]
+
+    def _ours(self, guest: Any) -> guest_module.Guest:
+        return guest_module.Guest(guest._domain, self.isolation)

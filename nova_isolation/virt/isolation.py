@@ -1,0 +1,215 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the driver, the host and the guests of one nova-compute share.
+
+It holds the configuration, the hooks and the spool, and knows when this host
+cannot confine guests. It decides nothing about a guest: the hooks do.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import threading
+import time
+
+import libvirt
+from lxml import etree
+from nova import objects
+from oslo_config import cfg
+from oslo_log import log as logging
+
+from nova_isolation import domain as domain_module
+from nova_isolation import exceptions
+from nova_isolation import images
+from nova_isolation.conf import isolation as options
+from nova_isolation.hooks import base
+from nova_isolation.hooks import manager
+from nova_isolation.violations import model
+from nova_isolation.violations import spool
+
+LOG = logging.getLogger(__name__)
+
+# Seconds for which a host that was found in order is not looked at again by
+# the next start: a burst of starts does not run the probe each time.
+_TRUSTED = 5.0
+
+
+class Isolation:
+    """The isolation of the guests of this host.
+
+    :param conf: Nova's configuration
+    :raises ConfigurationError: naming the option, its value and the choice
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        options.register_opts(conf)
+        for option in options.OPTS:
+            try:
+                conf.isolation[option.name]
+            except ValueError as e:
+                raise exceptions.ConfigurationError(
+                    f'[isolation] {option.name}: {e}'
+                ) from e
+        self.conf = conf
+        self.mode = conf.isolation.mode
+        if self.mode != 'off' and conf.isolation.security_model == 'selinux':
+            raise exceptions.ConfigurationError(
+                '[isolation] security_model = selinux is not available yet: '
+                'set it to auto or apparmor'
+            )
+        self.hooks = manager.HookManager(conf)
+        self.spool = spool.Spool(
+            conf.isolation.spool_directory, conf.isolation.spool_limit
+        )
+        self._sound_until = 0.0
+        self._lock = threading.Lock()
+        self._keeping: set[str] = set()
+
+    @property
+    def active(self) -> bool:
+        """Whether guests are confined by the hooks at all."""
+        return bool(self.mode != 'off')
+
+    def check_host(self, connection: libvirt.virConnect) -> None:
+        """Check that this host can confine guests.
+
+        :param connection: to libvirtd
+        :raises HostFault: when it cannot, with the cause and the way out
+        """
+        self._sound_until = 0.0
+        try:
+            capabilities = connection.getCapabilities()
+        except libvirt.libvirtError as e:
+            raise exceptions.HostFault(
+                f'libvirtd does not answer: {e}'
+            ) from e
+        self.hooks.check_host(base.Host(capabilities))
+        self._sound_until = time.monotonic() + _TRUSTED
+
+    def require_host(self, connection: libvirt.virConnect) -> None:
+        """Check the host before a start, unless that was just done.
+
+        :param connection: to libvirtd
+        :raises HostFault: when it cannot confine guests
+        """
+        if time.monotonic() >= self._sound_until:
+            self.check_host(connection)
+
+    def define(self, xml: str) -> str:
+        """Complete the XML of a domain that Nova is about to define.
+
+        :param xml: of the domain
+        :returns: the XML to define in its place
+        :raises Refusal: when it may not be defined
+        """
+        if not self.active:
+            return xml
+        root = domain_module.read_xml(xml)
+        self.hooks.define(root)
+        return etree.tostring(root, encoding='unicode')
+
+    def undefine(self, xml: str) -> str:
+        """Take back what :meth:`define` added.
+
+        :param xml: of a domain
+        :returns: the XML without it
+        """
+        root = domain_module.read_xml(xml)
+        self.hooks.undefine(root)
+        return etree.tostring(root, encoding='unicode')
+
+    def guest(self, xml: str) -> base.Guest:
+        """Describe a guest to the hooks.
+
+        :param xml: of its domain
+        :returns: the guest
+        :raises InvalidDomain: when the XML cannot be understood
+        """
+        domain = domain_module.parse(xml)
+        instances = self.conf.instances_path
+        return base.Guest(
+            domain,
+            images.Directories(
+                instance=os.path.join(instances, domain.uuid),
+                cache=os.path.join(
+                    instances, self.conf.image_cache.subdirectory_name
+                ),
+            ),
+        )
+
+    @contextlib.contextmanager
+    def keeping_memory(self, uuid: str) -> Iterator[None]:
+        """Keep a guest's saved memory, whatever Nova cleans up meanwhile.
+
+        After a failed resume Nova undefines the domain, and its saved memory
+        with it.
+
+        :param uuid: of the domain
+        :returns: a context
+        """
+        with self._lock:
+            self._keeping.add(uuid)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._keeping.discard(uuid)
+
+    def keeps_memory(self, uuid: str) -> bool:
+        """Tell whether a guest's saved memory has to stay.
+
+        :param uuid: of the domain
+        :returns: whether :meth:`keeping_memory` is in force for it
+        """
+        with self._lock:
+            return uuid in self._keeping
+
+    def report_refusal(
+        self, operation: str, instance: 'objects.Instance', reason: str
+    ) -> None:
+        """Leave an ``isolation.refused`` for the agent; never raises.
+
+        :param operation: what Nova wanted to do, in its words
+        :param instance: Nova's instance
+        :param reason: in an operator's words
+        """
+        LOG.error(
+            'isolation: %s refused: %s', operation, reason, instance=instance
+        )
+        try:
+            self.spool.put_event(
+                model.Refused(
+                    host=self.conf.host,
+                    instance=_instance(instance),
+                    operation=operation,
+                    reason=reason,
+                )
+            )
+        except Exception as e:
+            # The refusal stands without its notification.
+            LOG.error(
+                'isolation: this refusal is not notified: %s',
+                e,
+                instance=instance,
+            )
+
+
+def _instance(instance: 'objects.Instance') -> model.Instance:
+    flavor = instance.flavor
+    return model.Instance(
+        uuid=instance.uuid,
+        name=instance.display_name or '',
+        project_id=instance.project_id or '',
+        user_id=instance.user_id or '',
+        flavor=flavor.name if flavor else '',
+    )
