@@ -1,0 +1,249 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What belongs to each tier."""
+
+import collections.abc
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+import shlex
+import sys
+
+from tools.runner import progress
+from tools.runner import report
+from tools.runner import streams
+
+SYSTEM_RUNS = 'tools/system-runs.txt'
+
+# The functional tests that never touch Nova need not be repeated under
+# eventlet: the agent runs native threads only.
+NOT_UNDER_EVENTLET = r'\.functional\.(agent|audit|violations)\.'
+
+# The python of the lab's images that has nova_isolation; /src and /share are
+# where the lab puts the checkout and the shared directory.
+LAB_TEST = ('python3', '/src/tools/runner/inlab.py', '/share/results.jsonl')
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a tier is given.
+
+    :param root: the checkout
+    :param scratch: a directory that goes at the end
+    :param programs: starts programs
+    :param line: the line that shows how far it is
+    """
+
+    root: pathlib.Path
+    scratch: pathlib.Path
+    programs: streams.Programs
+    line: progress.Line
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemRun:
+    """One start of the lab.
+
+    :param name: told in the results
+    :param image: the lab's image
+    :param arguments: further arguments of ``lab/lab run``
+    :param modules: test modules
+    """
+
+    name: str
+    image: str
+    arguments: tuple[str, ...]
+    modules: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f'{self.image}/{self.name}'
+
+
+def read_system_runs(text: str) -> list[SystemRun]:
+    """Read tools/system-runs.txt.
+
+    :param text: its content; the file says what stands in a line
+    :returns: the runs, one for each image of each line
+    """
+    runs = []
+    for line in text.splitlines():
+        fields = shlex.split(line, comments=True)
+        if not fields:
+            continue
+        if len(fields) < 4:
+            raise ValueError(f'{SYSTEM_RUNS}: fewer than 4 fields: {line}')
+        name, images, arguments, *modules = fields
+        runs += [
+            SystemRun(
+                name, image, tuple(shlex.split(arguments)), tuple(modules)
+            )
+            for image in images.split(',')
+        ]
+    return runs
+
+
+def _stestr(
+    context: Context,
+    run: str,
+    test_path: str,
+    *arguments: str,
+    environ: dict[str, str] | None = None,
+) -> None:
+    # A repository of its own: runs in one checkout do not meet.
+    repository = context.scratch / f'stestr-{run}'
+    repository.mkdir()
+    program = streams.Program(
+        run,
+        (
+            sys.executable,
+            '-m',
+            'stestr.cli',
+            '--repo-url',
+            str(repository),
+            '--test-path',
+            test_path,
+            'run',
+            '--subunit',
+            *arguments,
+        ),
+        environ={
+            'OS_STDOUT_CAPTURE': '1',
+            'OS_STDERR_CAPTURE': '1',
+            'OS_TEST_TIMEOUT': '160',
+            **(environ or {}),
+        },
+    )
+    context.line.run = run
+    streams.run_subunit(context.programs, program, context.line.add)
+
+
+def unit(context: Context) -> None:
+    """The pure parts, and the tools' own tests."""
+    _stestr(context, 'unit', './nova_isolation/tests/unit')
+    _stestr(context, 'tools', './tools/tests')
+    if (context.root / 'lab/tests/__init__.py').exists():
+        _stestr(context, 'lab', './lab/tests')
+
+
+def functional(context: Context) -> None:
+    """Nova in one process: with native threads, then under eventlet."""
+    path = './nova_isolation/tests/functional'
+    variable = 'OS_NOVA_DISABLE_EVENTLET_PATCHING'
+    _stestr(context, 'threads', path, environ={variable: 'true'})
+    _stestr(
+        context,
+        'eventlet',
+        path,
+        '--exclude-regex',
+        NOT_UNDER_EVENTLET,
+        environ={variable: 'false'},
+    )
+
+
+def system(context: Context) -> None:
+    """A real kernel, in the lab: one machine per core at a time."""
+    runs = read_system_runs((context.root / SYSTEM_RUNS).read_text())
+    images = list(dict.fromkeys(run.image for run in runs))
+    lab = str(context.root / 'lab/lab')
+    context.line.run = 'lab build'
+    build = streams.Program('lab build', (lab, 'build', *images), limit=1500)
+    if not _build(context, build):
+        return
+    context.line.run = f'{len(runs)} runs'
+    cores = len(os.sched_getaffinity(0))
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+        futures = [pool.submit(_system_run, context, lab, run) for run in runs]
+        try:
+            for run, future in zip(runs, futures, strict=True):
+                results, output = future.result()
+                context.line.show(f'-- {run.title}')
+                for result in results:
+                    context.line.add(result, show=True)
+                if any(r.status == report.FAILED for r in results):
+                    context.line.show(output)
+        except BaseException:
+            # Before the pool waits for its threads.
+            context.programs.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _build(context: Context, build: streams.Program) -> bool:
+    failed = []
+
+    def on_result(result: report.Result) -> None:
+        failed.append(result)
+        context.line.add(result)
+
+    # No result file: only a failure makes a result.
+    streams.run_lab(
+        context.programs, build, context.scratch / 'none', on_result
+    )
+    return not failed
+
+
+def _system_run(
+    context: Context, lab: str, run: SystemRun
+) -> tuple[list[report.Result], str]:
+    share = context.scratch / run.title.replace('/', '-')
+    share.mkdir()
+    program = streams.Program(
+        run.title,
+        (
+            lab,
+            'run',
+            '--image',
+            run.image,
+            '--share',
+            str(share),
+            *run.arguments,
+            '--',
+            *LAB_TEST,
+            *run.modules,
+        ),
+    )
+    results: list[report.Result] = []
+    ended = streams.run_lab(
+        context.programs, program, share / 'results.jsonl', results.append
+    )
+    return results, ended.output
+
+
+def style(context: Context) -> None:
+    """Every hook of .pre-commit-config.yaml is a test."""
+    program = streams.Program(
+        '',
+        (
+            sys.executable,
+            '-m',
+            'pre_commit',
+            'run',
+            '--all-files',
+            '--color=never',
+        ),
+        environ={'PRE_COMMIT_HOME': str(context.scratch / 'pre-commit')},
+    )
+    context.line.run = 'hooks'
+    streams.run_hooks(
+        context.programs, program, lambda r: context.line.add(r, show=True)
+    )
+
+
+TIERS: dict[str, collections.abc.Callable[[Context], None]] = {
+    'unit': unit,
+    'functional': functional,
+    'system': system,
+    'style': style,
+}
