@@ -1,0 +1,84 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""nova-isolation-agent: reports what the kernel denies the guests."""
+
+from oslo_service import backend
+
+# Comes before all other imports of oslo: oslo.messaging would choose eventlet.
+backend.init_backend(backend.BackendType.THREADING)
+
+# ruff: noqa: E402
+from collections.abc import Sequence
+import socket
+import sys
+
+from oslo_config import cfg
+from oslo_log import log
+from oslo_service import service
+
+from nova_isolation.agent import service as agent_service
+from nova_isolation.audit import netlink
+from nova_isolation.conf import isolation
+from nova_isolation import exceptions
+from nova_isolation.violations import notifier
+
+PROGRAM = 'nova-isolation-agent'
+
+# Nova's own option: both have to name this host alike.
+_HOST = cfg.StrOpt(
+    'host',
+    default=socket.gethostname(),
+    sample_default='<current_hostname>',
+    help='The name of this host, as nova-compute has it.',
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the agent until it is told to stop.
+
+    :param argv: the arguments, by default those of the process
+    :returns: its exit status: 0 after SIGTERM, 1 when it cannot start
+    """
+    try:
+        conf = _configure(sys.argv[1:] if argv is None else argv)
+        transport = notifier.connect(conf)
+        source = netlink.AuditSocket.open()
+    except (exceptions.IsolationError, cfg.Error) as e:
+        print(f'{PROGRAM}: {" ".join(str(e).split())}', file=sys.stderr)
+        return 1
+    agent = agent_service.AgentService(conf, source, transport)
+    status = service.launch(conf, agent, restart_method='mutate').wait()
+    return int(status or 0)
+
+
+def _configure(argv: Sequence[str]) -> cfg.ConfigOpts:
+    conf = cfg.ConfigOpts()
+    log.register_options(conf)
+    isolation.register_opts(conf)
+    conf.register_opt(_HOST)
+    conf(list(argv), project='nova', prog=PROGRAM)
+    # oslo.config looks at a value when it is used: look at all of ours now
+    for group, options in ((conf, [_HOST]), (conf.isolation, isolation.OPTS)):
+        for option in options:
+            getattr(group, option.dest)
+    if conf.isolation.security_model == 'selinux':
+        raise exceptions.ConfigurationError(
+            '[isolation] security_model = selinux is not available yet: use '
+            'auto or apparmor'
+        )
+    log.setup(conf, PROGRAM)
+    return conf
+
+
+if __name__ == '__main__':
+    sys.exit(main())

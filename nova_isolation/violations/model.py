@@ -1,0 +1,372 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The events that nova-isolation reports, and how they look to a consumer.
+
+Each event is a frozen dataclass with an ``event_type``, a ``priority`` (the
+notification's, which is also the end of its topic) and a ``payload()`` of
+plain JSON types. Keys are only ever added. Of every event:
+
+``id``
+    a uuid of the event: when an event is delivered twice, it has the same
+``host``
+    the name of the compute host, as Nova's ``[DEFAULT] host``
+``time``
+    when the event was made, ISO 8601 in UTC: ``2026-11-23T07:54:59.517000Z``
+``instance``
+    the guest that it is about: ``uuid``, ``name``, ``project_id``,
+    ``project_name``, ``user_id``, ``user_name``, ``flavor``; '' where a value
+    is not known
+
+Text that tenants or guests choose is shown by
+:func:`nova_isolation.violations.text.visible`.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import datetime
+from typing import Any, ClassVar, Protocol
+import uuid as uuid_module
+
+from nova_isolation import domain as domain_module
+from nova_isolation.violations import text
+
+# JSON objects
+Payload = dict[str, Any]
+
+# of a name and a path inside of a sentence, in characters
+_SHORT_NAME = 64
+_SHORT_PATH = 256
+_REASON = 2048
+
+
+class Event(Protocol):
+    """What can be put into the spool and sent."""
+
+    @property
+    def event_type(self) -> str:
+        """The notification's event type, ``isolation.*``."""
+
+    @property
+    def priority(self) -> str:
+        """The notification's priority: ``info``, ``warn`` or ``error``."""
+
+    def payload(self) -> Payload:
+        """The notification's payload."""
+
+
+def new_id() -> str:
+    """Make the id of an event.
+
+    :returns: a random uuid
+    """
+    return str(uuid_module.uuid4())
+
+
+def now() -> datetime.datetime:
+    """Tell the time of an event.
+
+    :returns: the present time in UTC
+    """
+    return datetime.datetime.now(datetime.UTC)
+
+
+def iso(time: datetime.datetime) -> str:
+    """Write a time as the payloads have it.
+
+    :param time: with its time zone
+    :returns: e.g. ``2026-11-23T07:54:59.517000Z``
+    """
+    utc = time.astimezone(datetime.UTC)
+    return utc.strftime('%Y-%m-%dT%H:%M:%S.%fZ')
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """A guest, as people know it.
+
+    :ivar uuid: Nova's instance uuid, also libvirt's
+    :ivar name: the display name; like all others '' when not known
+    """
+
+    uuid: str
+    name: str = ''
+    project_id: str = ''
+    project_name: str = ''
+    user_id: str = ''
+    user_name: str = ''
+    flavor: str = ''
+
+    @classmethod
+    def of(cls, domain: domain_module.Domain) -> 'Instance':
+        """Take it from what Nova wrote into the domain's metadata.
+
+        :param domain: the guest's domain
+        :returns: the :class:`Instance`
+        """
+        known = domain.instance
+        return cls(
+            uuid=domain.uuid,
+            name=known.name,
+            project_id=known.project_id,
+            project_name=known.project_name,
+            user_id=known.user_id,
+            user_name=known.user_name,
+            flavor=known.flavor,
+        )
+
+    def payload(self) -> Payload:
+        """Write it as the payloads have it.
+
+        :returns: ``{attribute: visible text}``
+        """
+        return {
+            name: text.visible(value)
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    def words(self) -> str:
+        """Name it in a sentence.
+
+        :returns: e.g. ``instance vm1 (UUID) of project acme``
+        """
+        name = text.visible(self.name, _SHORT_NAME)
+        project = self.project_name or self.project_id
+        words = (
+            f'instance {name} ({self.uuid})'
+            if name
+            else (f'instance {self.uuid}')
+        )
+        if project:
+            words += f' of project {text.visible(project, _SHORT_NAME)}'
+        return words
+
+
+@dataclasses.dataclass(frozen=True)
+class Denial:
+    """What the kernel said of one attempt; None where it said nothing.
+
+    The keys of the payload are those of AppArmor's records, except ``class_``
+    (``class``), and except these:
+
+    :ivar serial: the kernel's number of the audit event
+    :ivar time: the kernel's time of it
+    :ivar other: what the record has beyond the keys that are listed here
+    """
+
+    serial: int
+    time: datetime.datetime
+    profile: str
+    operation: str | None = None
+    class_: str | None = None
+    name: str | None = None
+    requested_mask: str | None = None
+    denied_mask: str | None = None
+    comm: str | None = None
+    pid: int | None = None
+    capability: int | None = None
+    capname: str | None = None
+    family: str | None = None
+    sock_type: str | None = None
+    protocol: int | None = None
+    signal: str | None = None
+    peer: str | None = None
+    target: str | None = None
+    info: str | None = None
+    error: int | None = None
+    other: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def payload(self) -> Payload:
+        """Write it as the payloads have it.
+
+        :returns: the fields by their names in the record, with ``other`` as
+            an object of its own
+        """
+        shown: Payload = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str):
+                value = text.visible(value, text.PATH)
+            shown[field.name.rstrip('_')] = value
+        shown['time'] = iso(self.time)
+        shown['other'] = {
+            text.visible(key): text.visible(value, text.PATH)
+            for key, value in self.other.items()
+        }
+        return shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What the attempt was aimed at.
+
+    :ivar path: the file, or None when it was none
+    :ivar kind: ``disk``, ``config drive``, ``console``, ``instance
+        directory``, ``libvirt state``, ``host file``, ``unnamed file`` (a
+        file of which the kernel could not tell the whole path), or without a
+        path: ``process``, ``socket``, ``network``, ``capability``,
+        ``profile``, ``unknown``
+    :ivar owner: the guest that it belongs to, which may be the very one that
+        tried; None when it belongs to none
+    """
+
+    path: str | None
+    kind: str
+    owner: Instance | None = None
+
+    def payload(self) -> Payload:
+        """Write it as the payloads have it.
+
+        :returns: ``path``, ``kind`` and ``owner``, which is null or has the
+            shape of ``instance``
+        """
+        path, owner = self.path, self.owner
+        return {
+            'path': None if path is None else text.visible(path, text.PATH),
+            'kind': self.kind,
+            'owner': None if owner is None else owner.payload(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Violation:
+    """A guest's process tried what its profile does not grant.
+
+    Keys of the payload beside those of every event:
+
+    ``decision``
+        ``denied``, or ``would_deny`` where the profile is in complain mode
+    ``denial``
+        what the kernel said: see :class:`Denial`
+    ``target``
+        ``path``, ``kind``, ``owner``: see :class:`Target`
+    ``summary``
+        all of it in one sentence
+
+    :ivar attempt: what it tried, as words after "tried to", without the
+        target, e.g. ``open for writing``
+    """
+
+    event_type: ClassVar[str] = 'isolation.violation'
+    priority: ClassVar[str] = 'warn'
+
+    host: str
+    decision: str
+    instance: Instance
+    denial: Denial
+    target: Target
+    attempt: str
+    id: str = dataclasses.field(default_factory=new_id)
+    time: datetime.datetime = dataclasses.field(default_factory=now)
+
+    def summary(self) -> str:
+        """Tell it in one sentence.
+
+        :returns: e.g. ``instance vm1 (UUID) of project acme tried to open for
+            writing the disk PATH of instance vm2 (UUID) of project evil:
+            denied``
+        """
+        words = ' '.join(
+            [
+                self.instance.words(),
+                'tried to',
+                text.visible(self.attempt),
+                *self._aim(),
+            ]
+        )
+        if self.decision == 'would_deny':
+            return f'{words}: allowed, its profile is in complain mode'
+        return f'{words}: denied'
+
+    def _aim(self) -> list[str]:
+        target, owner = self.target, self.target.owner
+        what = [target.kind]
+        if target.path is not None:
+            what.append(text.visible(target.path, _SHORT_PATH))
+        if owner is not None:
+            if owner.uuid == self.instance.uuid:
+                return ['its own', *what]
+            return ['the', *what, 'of', owner.words()]
+        if target.path is not None:
+            return ['the', *what]
+        if target.kind == 'process':
+            peer = text.visible(self.denial.peer or 'unknown', _SHORT_NAME)
+            return [f'a process (profile {peer})']
+        if target.kind in ('network', 'socket'):
+            return ['a socket']
+        # the attempt says it all
+        return []
+
+    def payload(self) -> Payload:
+        """Write the notification's payload.
+
+        :returns: the keys above
+        """
+        return {
+            'id': self.id,
+            'host': self.host,
+            'time': iso(self.time),
+            'decision': self.decision,
+            'instance': self.instance.payload(),
+            'denial': self.denial.payload(),
+            'target': self.target.payload(),
+            'summary': self.summary(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """A guest was not started, or an operation on it not done.
+
+    Keys of the payload beside those of every event:
+
+    ``operation``
+        what Nova wanted to do, in Nova's words: ``spawn``, ``hard reboot``
+    ``reason``
+        why it was refused, in an operator's words: also the server's fault
+    ``summary``
+        all of it in one sentence
+    """
+
+    event_type: ClassVar[str] = 'isolation.refused'
+    priority: ClassVar[str] = 'error'
+
+    host: str
+    instance: Instance
+    operation: str
+    reason: str
+    id: str = dataclasses.field(default_factory=new_id)
+    time: datetime.datetime = dataclasses.field(default_factory=now)
+
+    def summary(self) -> str:
+        """Tell it in one sentence.
+
+        :returns: e.g. ``spawn of instance vm1 (UUID) refused: REASON``
+        """
+        reason = text.visible(self.reason, _REASON)
+        operation = text.visible(self.operation)
+        return f'{operation} of {self.instance.words()} refused: {reason}'
+
+    def payload(self) -> Payload:
+        """Write the notification's payload.
+
+        :returns: the keys above
+        """
+        return {
+            'id': self.id,
+            'host': self.host,
+            'time': iso(self.time),
+            'instance': self.instance.payload(),
+            'operation': text.visible(self.operation),
+            'reason': text.visible(self.reason, _REASON),
+            'summary': self.summary(),
+        }
