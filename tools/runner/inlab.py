@@ -26,6 +26,7 @@ import time
 import typing
 import unittest
 
+
 class JsonResult(unittest.TextTestResult):
     """Writes each test's start and outcome to a file.
 
@@ -43,13 +44,13 @@ class JsonResult(unittest.TextTestResult):
         record = {'test': test.id(), **fields}
         self._file.write(json.dumps(record).encode() + b'\n')
 
-    def startTest(self, test: unittest.TestCase) -> None:  # noqa: N802
+    def startTest(self, test: unittest.TestCase) -> None:
         super().startTest(test)
         self._started = time.monotonic()
         self._outcome = ('passed', '')
         self._write(test, status='started')
 
-    def stopTest(self, test: unittest.TestCase) -> None:  # noqa: N802
+    def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
         assert self._outcome is not None
         status, detail = self._outcome
@@ -67,17 +68,15 @@ class JsonResult(unittest.TextTestResult):
         else:
             self._outcome = (status, detail)
 
-    def addError(self, test: typing.Any, err: typing.Any) -> None:  # noqa: N802
+    def addError(self, test: typing.Any, err: typing.Any) -> None:
         super().addError(test, err)
         self._end(test, 'failed', self.errors[-1][1])
 
-    def addFailure(  # noqa: N802
-        self, test: typing.Any, err: typing.Any
-    ) -> None:
+    def addFailure(self, test: typing.Any, err: typing.Any) -> None:
         super().addFailure(test, err)
         self._end(test, 'failed', self.failures[-1][1])
 
-    def addSubTest(  # noqa: N802
+    def addSubTest(
         self, test: typing.Any, subtest: typing.Any, err: typing.Any
     ) -> None:
         super().addSubTest(test, subtest, err)
@@ -90,11 +89,11 @@ class JsonResult(unittest.TextTestResult):
             detail = f'{subtest.id()}\n{failures[-1][1]}'
             self._end(test, 'failed', detail)
 
-    def addSkip(self, test: typing.Any, reason: str) -> None:  # noqa: N802
+    def addSkip(self, test: typing.Any, reason: str) -> None:
         super().addSkip(test, reason)
         self._end(test, 'skipped', reason)
 
-    def addUnexpectedSuccess(self, test: typing.Any) -> None:  # noqa: N802
+    def addUnexpectedSuccess(self, test: typing.Any) -> None:
         super().addUnexpectedSuccess(test)
         self._end(test, 'failed', 'passed, but was expected to fail')
 

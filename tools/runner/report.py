@@ -68,8 +68,8 @@ class AllowedSkips:
             pattern = '.*'.join(re.escape(part) for part in test.split('*'))
             self._patterns.append(re.compile(pattern))
 
-    def __contains__(self, test: str) -> bool:
-        return any(pattern.fullmatch(test) for pattern in self._patterns)
+    def __contains__(self, test: object) -> bool:
+        return any(pattern.fullmatch(str(test)) for pattern in self._patterns)
 
 
 @dataclasses.dataclass
@@ -137,7 +137,9 @@ def judge(
         judged.append(result)
     if not any(result.status != SKIPPED for result in judged):
         judged.append(
-            Result('', f'{name}: no test was run', FAILED, 'The tier is empty.')
+            Result(
+                '', f'{name}: no test was run', FAILED, 'The tier is empty.'
+            )
         )
     return Tier(name, seconds, judged)
 

@@ -114,7 +114,9 @@ class TestOutput(unittest.TestCase):
             content = json.loads(path.read_text())
             self.assertEqual([path], list(path.parent.iterdir()))
         self.assertFalse(content['ok'])
-        self.assertEqual(['unit', 'style'], [t['name'] for t in content['tiers']])
+        self.assertEqual(
+            ['unit', 'style'], [t['name'] for t in content['tiers']]
+        )
 
     def test_no_tier_is_not_ok(self):
         self.assertFalse(report.ok([]))

@@ -220,9 +220,7 @@ class TestLab(Base):
     def test_a_program_that_is_not_there_is_a_failure(self):
         results = self.root / 'results.jsonl'
         program = streams.Program('r', ('/bin/false',))
-        streams.run_lab(
-            self.programs, program, results, self.results.append
-        )
+        streams.run_lab(self.programs, program, results, self.results.append)
         self.assertEqual(['r: exit status 1'], [r.test for r in self.results])
 
 
@@ -231,7 +229,9 @@ class TestHooks(Base):
         self.write('output', output)
         streams.run_hooks(
             self.programs,
-            streams.Program('', ('/bin/sh', '-c', f'cat output; exit {status}')),
+            streams.Program(
+                '', ('/bin/sh', '-c', f'cat output; exit {status}')
+            ),
             self.results.append,
         )
 
@@ -359,7 +359,7 @@ class TestMain(unittest.TestCase):
     GOOD = """
         [ "$1" = run ] || exit 0
         image=$3 share=$5
-        echo "{\\"test\\": \\"t\\", \\"status\\": \\"passed\\", \\"detail\\": \\"\\"}" \\
+        echo '{"test": "t", "status": "passed", "detail": ""}' \\
             >>"$share/results.jsonl"
         """
 
