@@ -10,7 +10,7 @@ set -euo pipefail
 
 . "$(dirname "$0")/lib/setup.sh"
 
-profiles=test
+profiles="test"
 for tier in "$@"; do
     case $tier in
         unit | functional | system | style) ;;
