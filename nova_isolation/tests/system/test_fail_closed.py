@@ -1,0 +1,241 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A guest that cannot be confined does not run, and the operator reads why.
+
+Needs the test hooks: ``--plugin nova_isolation/tests/plugin`` and
+``[isolation] hooks = fault,apparmor,late_fault``.
+"""
+
+import lablib
+
+from nova_isolation.tests.system import base
+from nova_isolation.tests.system import cloud
+
+
+class FaultOfOneGuestTest(base.CloudTestCase):
+    """Faults that a hook injects by the server's name."""
+
+    def refused(self, name, cause):
+        with cloud.Consumer() as consumer:
+            uuid = cloud.boot(name, status='ERROR')['id']
+            self.addCleanup(cloud.delete, uuid)
+            message = lablib.server(uuid)['fault']['message']
+            self.assertIn('aborted', message)
+            self.assertIn(cause, message)
+            self.assert_no_process(uuid)
+            self.assert_nothing_left(uuid)
+            event = consumer.wait_for(
+                f'isolation.refused of {name}',
+                lambda e: (
+                    e['event_type'] == 'isolation.refused'
+                    and e['instance']['uuid'] == uuid
+                ),
+            )
+        self.assertIn(cause, event['reason'])
+        self.assertEqual('spawn', event['operation'])
+        self.assertEqual(name, event['instance']['name'])
+
+    def test_a_process_in_complain_mode(self):
+        self.refused('fault-complain', '(complain)')
+
+    def test_an_unconfined_process(self):
+        self.refused('fault-unconfined', "'unconfined'")
+
+    def test_another_policy_under_the_right_name_label_and_mode(self):
+        self.refused('fault-stock', 'the kernel holds another policy')
+
+    def test_a_profile_that_does_not_compile(self):
+        self.refused('fault-broken', 'AppArmor profile')
+
+    def test_a_guest_without_a_fault_starts(self):
+        self.assert_confined(self.boot('faultless'))
+
+
+class FaultAtAnotherStartTest(base.CloudTestCase):
+    """A guest that ran before, and whose next start is refused."""
+
+    def disk(self, uuid):
+        path = f'{cloud.INSTANCES}/{uuid}/disk'
+        return cloud.node(f'stat -c "%u %a" {path}; sha256sum {path}')
+
+    def test_a_foreign_profile_is_refused_by_name_and_kept(self):
+        uuid = self.boot('foreign')
+        cloud.act(uuid, 'os-stop', 'SHUTOFF')
+        path = f'{cloud.PROFILES}/libvirt-{uuid}'
+        cloud.node(f'echo "# by hand" > {path}')
+        disk = self.disk(uuid)
+        lablib.call('POST', f'/servers/{uuid}/action', {'os-start': None})
+        fault = lablib.wait_for(
+            'fault', lambda: lablib.server(uuid).get('fault'), 30
+        )
+        # the fault of an operation, not of a build: the message is ours
+        self.assertIn(path, fault['message'])
+        self.assert_no_process(uuid)
+        self.assertEqual('# by hand\n', cloud.node(f'cat {path}'))
+        self.assertEqual(disk, self.disk(uuid))
+        cloud.node(f'rm {path}')
+        cloud.act(uuid, 'os-start', 'ACTIVE')
+        self.assert_confined(uuid)
+
+    def test_a_refused_resume_keeps_the_memory(self):
+        uuid = self.boot('memory')
+        cloud.act(uuid, 'suspend', 'SUSPENDED')
+        name = cloud.node(f'virsh -q domname {uuid}').strip()
+        saved = f'/var/lib/libvirt/qemu/save/{name}.save'
+        path = f'{cloud.PROFILES}/libvirt-{uuid}'
+        cloud.node(f'echo "# by hand" > {path}')
+        before = cloud.node(f'sha256sum {saved}')
+        lablib.call('POST', f'/servers/{uuid}/action', {'resume': None})
+        lablib.wait_for('fault', lambda: lablib.server(uuid).get('fault'), 30)
+        cloud.settle(uuid, 'SUSPENDED')
+        self.assertEqual(before, cloud.node(f'sha256sum {saved}'))
+        self.assert_no_process(uuid)
+        cloud.node(f'rm {path}')
+        cloud.act(uuid, 'resume', 'ACTIVE')
+        self.assert_confined(uuid)
+
+    def test_a_resume_refused_after_the_restore_saves_the_memory_again(self):
+        uuid = self.boot('fault-later')
+        cloud.act(uuid, 'suspend', 'SUSPENDED')
+        cloud.node('touch /run/fault-later')
+        self.addCleanup(cloud.node, 'rm -f /run/fault-later')
+        lablib.call('POST', f'/servers/{uuid}/action', {'resume': None})
+        lablib.wait_for('fault', lambda: lablib.server(uuid).get('fault'), 60)
+        cloud.settle(uuid, 'SUSPENDED')
+        self.assert_no_process(uuid)
+        self.assertIn(
+            'yes', cloud.node(f'virsh -q dominfo {uuid} | grep -i managed')
+        )
+        cloud.node('rm /run/fault-later')
+        cloud.act(uuid, 'resume', 'ACTIVE')
+        self.assert_confined(uuid)
+
+    def test_a_refused_hard_reboot_and_rescue_keep_the_disk(self):
+        uuid = self.boot('fault-later')
+        cloud.node('touch /run/fault-later')
+        self.addCleanup(cloud.node, 'rm -f /run/fault-later')
+        disk = self.disk(uuid)
+        for body in ({'reboot': {'type': 'HARD'}}, {'rescue': {}}):
+            lablib.call('POST', f'/servers/{uuid}/action', body)
+            server = cloud.settle(uuid, 'ERROR')
+            self.assertIn('complain', server['fault']['message'])
+            self.assert_no_process(uuid)
+            self.assertEqual(disk, self.disk(uuid))
+            self.assertNotIn(
+                'rescue', cloud.node(f'ls {cloud.INSTANCES}/{uuid}')
+            )
+            self.assertNotIn(
+                f'libvirt-{uuid}', cloud.node(f'ls {cloud.PROFILES}')
+            )
+            reset = {'os-resetState': {'state': 'active'}}
+            lablib.call('POST', f'/servers/{uuid}/action', reset)
+        cloud.node('rm /run/fault-later')
+        cloud.act(uuid, {'reboot': {'type': 'HARD'}}, 'ACTIVE')
+        self.assert_confined(uuid)
+
+
+class HostileHeaderTest(base.CloudTestCase):
+    """A captured QEMU rewrites the header of its own overlay."""
+
+    def test_a_header_that_names_a_neighbours_disk_is_not_followed(self):
+        guilty, victim = self.boot('guilty'), self.boot('victim')
+        target = f'{cloud.INSTANCES}/{victim}/disk'
+        cloud.act(guilty, 'os-stop', 'SHUTOFF')
+        cloud.node(
+            'qemu-img rebase -u -F qcow2 -b '
+            f'{target} {cloud.INSTANCES}/{guilty}/disk'
+        )
+        before = cloud.node(f'stat -c "%u %g %a" {target}')
+        lablib.call('POST', f'/servers/{guilty}/action', {'os-start': None})
+        fault = lablib.wait_for(
+            'fault', lambda: lablib.server(guilty).get('fault'), 30
+        )
+        self.assertIn(target, fault['message'])
+        self.assert_no_process(guilty)
+        self.assertEqual(before, cloud.node(f'stat -c "%u %g %a" {target}'))
+
+
+class FaultOfTheHostTest(base.CloudTestCase):
+    """The compute service is disabled with the reason, and comes back."""
+
+    def service(self):
+        code, answer = lablib.call('GET', '/os-services?binary=nova-compute')
+        self.assertEqual(200, code, answer)
+        return answer['services'][0]
+
+    def broken_and_mended(self, cause, break_it, mend_it):
+        lablib.guest(break_it, check=True)
+        mended = []
+
+        def mend():
+            if not mended:
+                mended.append(lablib.guest(mend_it, check=True))
+
+        self.addCleanup(mend)
+        reason = lablib.wait_for(
+            f'disabled because of {cause}',
+            lambda: (
+                (s := self.service())['status'] == 'disabled'
+                and cause in (s['disabled_reason'] or '')
+                and s['disabled_reason']
+            ),
+            90,
+        )
+        self.assertTrue(reason.startswith('AUTO: isolation: '), reason)
+        # A spawn that still arrives: the scheduler is asked to look away.
+        service = self.service()['id']
+        lablib.call('PUT', f'/os-services/{service}', {'status': 'enabled'})
+        uuid = cloud.boot('late', status='ERROR')['id']
+        self.addCleanup(cloud.delete, uuid)
+        self.assertIn(cause, lablib.server(uuid)['fault']['message'])
+        self.assert_no_process(uuid)
+        self.assert_nothing_left(uuid)
+        mend()
+        lablib.wait_for(
+            'enabled again', lambda: self.service()['status'] == 'enabled', 90
+        )
+        self.assert_confined(self.boot('after'))
+
+    def test_libvirtd_without_its_apparmor_driver(self):
+        conf = '/etc/libvirt/qemu.conf'
+        self.broken_and_mended(
+            'libvirtd runs without its AppArmor driver',
+            f"sed -i 's/^security_driver.*/security_driver = \"none\"/' {conf}"
+            ' && lab-service restart libvirtd',
+            f"sed -i 's/^security_driver.*/security_driver = \"apparmor\"/' "
+            f'{conf} && lab-service restart libvirtd',
+        )
+
+    def test_no_parser(self):
+        parser = '/usr/sbin/apparmor_parser'
+        self.broken_and_mended(
+            'the AppArmor parser cannot be run',
+            f'mv {parser} {parser}.away',
+            f'mv {parser}.away {parser}',
+        )
+
+    def test_a_parser_that_does_not_work(self):
+        parser = '/usr/sbin/apparmor_parser'
+        self.broken_and_mended(
+            'compiles no profile',
+            f'mv {parser} {parser}.away && cp /bin/false {parser}',
+            f'mv {parser}.away {parser}',
+        )
+
+    def test_no_privileged_helper(self):
+        self.broken_and_mended(
+            'the privileged helper',
+            'mv /etc/sudoers.d/lab-nova /root/ && pkill -f nova_isolation.privileged; true',
+            'mv /root/lab-nova /etc/sudoers.d/',
+        )
+
