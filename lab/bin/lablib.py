@@ -1,0 +1,191 @@
+"""For programs that run beside a lab's Nova: its APIs, its compute node, and waiting.
+
+The environment comes from `lab run --with nova`; see lab/README.md.
+"""
+
+import collections.abc
+import json
+import os
+import socket
+import struct
+import time
+import typing
+import urllib.error
+import urllib.request
+
+VERSION = 'compute latest'
+PLACEMENT_VERSION = 'placement 1.39'
+Answer = tuple[int, typing.Any]
+
+
+class Ended(typing.NamedTuple):
+    """A command that ended on the compute node."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Frame(typing.NamedTuple):
+    """A piece of a running command's answer: kind `o`, `e` or `x` (see guest/command-server)."""
+
+    kind: str
+    content: bytes
+
+
+def call(
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    base: str | None = None,
+    token: str | None = None,
+    version: str = VERSION,
+    timeout: float = 60,
+) -> Answer:
+    """One request to the compute API, or to another.
+
+    :param path: below the API's root: `/servers`.
+    :param base: the API's root, default Nova's.
+    :param token: `user:project` or `user:project:role,role`; default the administrator's.
+    :param timeout: seconds.
+    :returns: HTTP status and decoded body, the body's text when it is no JSON.
+    """
+    headers = {
+        'X-Auth-Token': token or os.environ['LAB_TOKEN'],
+        'Content-Type': 'application/json',
+        'Accept': 'application/json',
+        'OpenStack-API-Version': version,
+    }
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request((base or os.environ['LAB_API']) + path, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            status, raw = response.status, response.read()
+    except urllib.error.HTTPError as e:
+        status, raw = e.code, e.read()
+    try:
+        return status, json.loads(raw) if raw else None
+    except ValueError:
+        return status, raw.decode(errors='replace')
+
+
+def placement(method: str, path: str, body: object = None) -> Answer:
+    """One request to placement."""
+    return call(method, path, body, base=os.environ['LAB_PLACEMENT'], version=PLACEMENT_VERSION, token='admin')
+
+
+def follow(
+    command: str | collections.abc.Sequence[str], timeout: float | None = None
+) -> collections.abc.Iterator[Frame]:
+    """Run a command as root on the compute node and yield what it writes while it does.
+
+    :param command: a text for sh, or words.
+    :param timeout: seconds, after which it is killed; its status then is 124.
+    :raises ConnectionError: when the machine or its command server went away.
+    """
+    host, _, port = os.environ['LAB_COMPUTE'].partition(':')
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.settimeout(None if timeout is None else timeout + 30)
+        words = command if isinstance(command, str) else list(command)
+        connection.sendall(json.dumps({'command': words, 'timeout': timeout}).encode() + b'\n')
+        with connection.makefile('rb') as answer:
+            while header := answer.read(5):
+                kind, length = struct.unpack('>cI', header)
+                yield Frame(kind.decode(), answer.read(length))
+                if kind == b'x':
+                    return
+    raise ConnectionError('the connection to the compute node broke')
+
+
+def guest(
+    command: str | collections.abc.Sequence[str], *, timeout: float | None = 60, check: bool = False
+) -> Ended:
+    """Run a command as root on the compute node.
+
+    :param command: a text for sh, or words.
+    :param check: whether a status other than 0 is an error.
+    :raises RuntimeError: see `check`.
+    """
+    output = {'o': b'', 'e': b'', 'x': b''}
+    for frame in follow(command, timeout):
+        output[frame.kind] += frame.content
+    ended = Ended(int(output['x']), *(output[kind].decode(errors='replace') for kind in 'oe'))
+    if check and ended.status:
+        raise RuntimeError(f'{command}: {ended}')
+    return ended
+
+
+T = typing.TypeVar('T')
+
+
+def wait_for(
+    what: str, probe: collections.abc.Callable[[], T | None], timeout: float = 60, interval: float = 0.1
+) -> T:
+    """Call `probe` until it returns something true, and return that.
+
+    :param what: what is waited for, for the error.
+    :param timeout: seconds.
+    :raises TimeoutError: when the time is up, with the last OSError that `probe` raised.
+    """
+    limit = time.monotonic() + timeout
+    last: OSError | None = None
+    while True:
+        try:
+            if found := probe():
+                return found
+        except OSError as e:
+            last = e
+        if time.monotonic() >= limit:
+            raise TimeoutError(f'{what}: not within {timeout} s' + (f' ({last})' if last else ''))
+        time.sleep(interval)
+
+
+def server(identity: str, token: str | None = None) -> dict[str, typing.Any]:
+    """What the API says of a server.
+
+    :raises LookupError: when there is none.
+    """
+    status, answer = call('GET', f'/servers/{identity}', token=token)
+    if status != 200:
+        raise LookupError(f'server {identity}: {status} {answer}')
+    return typing.cast('dict[str, typing.Any]', answer['server'])
+
+
+def settled(
+    identity: str, status: str, *, timeout: float = 120, token: str | None = None
+) -> dict[str, typing.Any]:
+    """Wait until a server has the status, or ERROR, and no task.
+
+    :returns: the server.
+    """
+
+    def probe() -> dict[str, typing.Any] | None:
+        found = server(identity, token)
+        at_rest = found.get('OS-EXT-STS:task_state') is None and found['status'] in (status, 'ERROR')
+        return found if at_rest else None
+
+    return wait_for(f'server {identity} {status}', probe, timeout)
+
+
+def gone(identity: str, *, timeout: float = 120, token: str | None = None) -> None:
+    """Wait until a server is deleted."""
+    wait_for(f'server {identity} deleted', lambda: call('GET', f'/servers/{identity}', token=token)[0] == 404, timeout)
+
+
+def create(
+    name: str, *, config_drive: bool = False, network: bool = False, token: str | None = None, **more: object
+) -> Answer:
+    """Create a server of the lab's flavor and image.
+
+    :param network: whether it gets an interface of the lab's network.
+    :param more: further members of the request.
+    """
+    wanted = {
+        'name': name,
+        'flavorRef': os.environ['LAB_FLAVOR'],
+        'imageRef': os.environ['LAB_GLANCE_IMAGE'],
+        'networks': [{'uuid': os.environ['LAB_NETWORK']}] if network else 'none',
+        'config_drive': config_drive,
+    }
+    return call('POST', '/servers', {'server': wanted | more}, token=token)

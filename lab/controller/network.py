@@ -1,0 +1,167 @@
+"""Stand-in for neutron: one network with one subnet, and ports that are bound as taps; just what Nova 34 asks for.
+
+Nova's `tap` VIF needs no agent: nova-compute makes the interface, and QEMU opens it. Nobody carries its packets.
+"""
+
+import collections.abc
+import itertools
+import json
+import threading
+import typing
+import urllib.parse
+import uuid
+
+from resources import NETWORK
+
+SUBNET = '6e657477-0000-4000-8000-000000000002'
+GROUP = '6e657477-0000-4000-8000-000000000003'
+
+Resource = dict[str, typing.Any]
+CONSTANT: dict[str, list[Resource]] = {
+    'networks': [
+        {
+            'id': NETWORK,
+            'name': 'lab',
+            'subnets': [SUBNET],
+            'status': 'ACTIVE',
+            'admin_state_up': True,
+            'shared': True,
+            'router:external': False,
+            'port_security_enabled': False,
+            'tenant_id': 'lab',
+            'project_id': 'lab',
+            'mtu': 1450,
+        }
+    ],
+    'subnets': [
+        {
+            'id': SUBNET,
+            'name': 'lab',
+            'network_id': NETWORK,
+            'ip_version': 4,
+            'cidr': '192.0.2.0/24',
+            'gateway_ip': '192.0.2.1',
+            'enable_dhcp': False,
+            'dns_nameservers': [],
+            'host_routes': [],
+            'allocation_pools': [{'start': '192.0.2.10', 'end': '192.0.2.250'}],
+        }
+    ],
+    'security-groups': [{'id': GROUP, 'name': 'default', 'description': '', 'security_group_rules': []}],
+    'floatingips': [],
+    'extensions': [],
+    'agents': [],
+}
+
+
+class Ports:
+    """The ports there are."""
+
+    def __init__(self) -> None:
+        self._ports: dict[str, Resource] = {}
+        self._addresses = itertools.cycle(range(10, 250))
+        self._lock = threading.Lock()
+
+    def create(self, wanted: Resource) -> Resource:
+        """A new port, bound when it has a host."""
+        number = uuid.uuid4()
+        address = f'192.0.2.{next(self._addresses)}'
+        port = {
+            'id': str(number),
+            'name': '',
+            'network_id': NETWORK,
+            'device_id': '',
+            'device_owner': '',
+            'mac_address': 'fa:16:3e:' + ':'.join(number.hex[i : i + 2] for i in (0, 2, 4)),
+            'fixed_ips': [{'subnet_id': SUBNET, 'ip_address': address}],
+            'admin_state_up': True,
+            'status': 'DOWN',
+            'security_groups': [],
+            'port_security_enabled': False,
+            'binding:vnic_type': 'normal',
+            'binding:profile': {},
+            'tenant_id': wanted.get('project_id', ''),
+        }
+        with self._lock:
+            self._ports[port['id']] = port
+        # Nova may ask for a fixed_ips of its choice, without an address
+        wanted = {k: v for k, v in wanted.items() if k != 'fixed_ips'}
+        return self.update(port['id'], wanted)
+
+    def update(self, identity: str, wanted: Resource) -> Resource:
+        """A port with these values; KeyError when there is none."""
+        with self._lock:
+            port = self._ports[identity]
+            port |= {k: v for k, v in wanted.items() if v is not None}
+            bound = bool(port.get('binding:host_id'))
+            port['binding:vif_type'] = 'tap' if bound else 'unbound'
+            port['binding:vif_details'] = {'port_filter': False} if bound else {}
+            port['status'] = 'ACTIVE' if bound else 'DOWN'
+            return port
+
+    def delete(self, identity: str) -> None:
+        """Forget a port; KeyError when there is none."""
+        with self._lock:
+            del self._ports[identity]
+
+    def all(self) -> list[Resource]:
+        """All ports."""
+        with self._lock:
+            return list(self._ports.values())
+
+
+def matches(resource: Resource, query: dict[str, list[str]]) -> bool:
+    """Whether a list request wants this resource; what a resource does not have, cannot be asked for."""
+    ignored = ('fields', 'tenant_id', 'project_id', 'limit', 'marker')
+    return all(str(resource[k]) in values for k, values in query.items() if k in resource and k not in ignored)
+
+
+class Application:
+    """The WSGI application: /v2.0/COLLECTION[/ID]."""
+
+    def __init__(self) -> None:
+        self.ports = Ports()
+
+    def __call__(self, environment: dict[str, typing.Any], start: typing.Any) -> collections.abc.Iterable[bytes]:
+        length = int(environment.get('CONTENT_LENGTH') or 0)
+        body = json.loads(environment['wsgi.input'].read(length)) if length else {}
+        path = environment['PATH_INFO'].strip('/').removeprefix('v2.0').strip('/').split('/')
+        query = urllib.parse.parse_qs(environment.get('QUERY_STRING', ''))
+        try:
+            status, answer = self.answer(environment['REQUEST_METHOD'], path, query, body)
+        except KeyError:
+            status, answer = '404 Not Found', {'NeutronError': {'type': 'NotFound', 'message': str(path), 'detail': ''}}
+        # stderr is this stand-in's log
+        print(environment['REQUEST_METHOD'], environment['PATH_INFO'], query, status, file=environment['wsgi.errors'])
+        content = b'' if answer is None else json.dumps(answer).encode()
+        start(status, [('Content-Type', 'application/json'), ('Content-Length', str(len(content)))])
+        return [content]
+
+    def answer(
+        self, method: str, path: list[str], query: dict[str, list[str]], body: Resource
+    ) -> tuple[str, Resource | None]:
+        """The answer to one request.
+
+        :raises KeyError: when there is no such thing.
+        """
+        collection, identity = path[0].removesuffix('.json'), path[1].removesuffix('.json') if len(path) > 1 else None
+        if collection == 'quotas':
+            return '200 OK', {'quota': {'port': -1, 'network': -1, 'security_group': -1}}
+        if collection != 'ports':
+            return '200 OK', self.read(collection, CONSTANT[collection], identity, query)
+        if method == 'POST':
+            return '201 Created', {'port': self.ports.create(body['port'])}
+        if method == 'PUT' and identity:
+            return '200 OK', {'port': self.ports.update(identity, body['port'])}
+        if method == 'DELETE' and identity:
+            self.ports.delete(identity)
+            return '204 No Content', None
+        return '200 OK', self.read(collection, self.ports.all(), identity, query)
+
+    @staticmethod
+    def read(collection: str, resources: list[Resource], identity: str | None, query: dict[str, list[str]]) -> Resource:
+        """One resource, or those that the query matches."""
+        name = collection.replace('-', '_')
+        if identity is None:
+            return {name: [r for r in resources if matches(r, query)]}
+        return {name.removesuffix('s'): {r['id']: r for r in resources}[identity]}

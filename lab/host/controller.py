@@ -1,0 +1,84 @@
+"""The controller of a run: services that run natively, from the image's tree, copy-on-write in memory."""
+
+import pathlib
+import subprocess
+
+import lablib
+import resources
+from host import contain
+from host import databases
+from host import paths
+from host import spec
+from host.errors import LabError
+
+ENVIRONMENT = contain.clean_environment(
+    PYTHONPATH='/src/lab/controller', PYTHONUNBUFFERED='1', PYTHONDONTWRITEBYTECODE='1'
+)
+READY = 'Join ServiceGroup'  # what nova-conductor logs when it listens
+
+
+def start(run: spec.Spec, directory: pathlib.Path) -> dict[str, list[str]]:
+    """Mount the controller's root.
+
+    :returns: the commands of its services by name.
+    """
+    overlay = directory / 'memory' / 'controller'
+    root = overlay / 'root'
+    script = f"""
+        mkdir -p {overlay}/upper {overlay}/work {root}
+        lower={run.databases}/{databases.UPPER}:{run.tree}
+        mount -t overlay overlay -o lowerdir=$lower,upperdir={overlay}/upper,workdir={overlay}/work {root}
+        mount -t proc proc {root}/proc
+        mount --rbind /dev {root}/dev
+        mount -t tmpfs tmpfs {root}/run
+        mount -t tmpfs -o mode=1777 tmpfs {root}/tmp
+        mkdir {root}/run/log
+        mount --bind {paths.CHECKOUT} {root}/src
+        mount -o remount,ro,bind {root}/src
+        mount --bind {directory}/log {root}/run/log
+    """
+    done = subprocess.run(['sh', '-euc', script], stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise LabError(f'the root of the controller: {done.stderr.strip()}')
+    stub = ['--stub-glance'] if run.glance == 'stub' else []
+    services = {'rabbitmq': [], 'mariadb': [], 'services': ['/run/log', *stub]}
+    return {name: ['chroot', str(root), f'/src/lab/controller/{name}', *words] for name, words in services.items()}
+
+
+def environment(address: str) -> dict[str, str]:
+    """What the command's environment says of the controller."""
+    return {
+        'LAB_API': f'http://{address}:8774/v2.1',
+        'LAB_PLACEMENT': f'http://{address}:8778',
+        'LAB_IMAGE_API': f'http://{address}:9292',
+        'LAB_NETWORK_API': f'http://{address}:9696',
+        'LAB_TRANSPORT_URL': f'rabbit://guest:guest@{address}:5672/',
+        'LAB_TOKEN': 'admin:lab',
+        'LAB_FLAVOR': resources.FLAVOR,
+        'LAB_GLANCE_IMAGE': resources.IMAGE,
+        'LAB_NETWORK': resources.NETWORK,
+    }
+
+
+def conductor_is_up(log: pathlib.Path) -> bool:
+    """Whether nova-conductor listens: a nova-compute that speaks earlier waits for 10 s."""
+    try:
+        return READY in (log / 'nova-conductor.log').read_text(errors='replace')
+    except FileNotFoundError:
+        return False
+
+
+def compute_is_up(*, with_inventory: bool) -> bool:
+    """Whether the scheduler finds the compute node: its service is up and placement has its inventory."""
+    try:
+        status, answer = lablib.call('GET', '/os-services?binary=nova-compute', timeout=10)
+        if status != 200 or not any(service['state'] == 'up' for service in answer['services']):
+            return False
+        if not with_inventory:
+            return True
+        for provider in lablib.placement('GET', '/resource_providers')[1]['resource_providers']:
+            path = f'/resource_providers/{provider["uuid"]}/inventories'
+            return 'VCPU' in lablib.placement('GET', path)[1]['inventories']
+    except OSError:
+        pass
+    return False

@@ -1,0 +1,23 @@
+"""Which CPU a machine gets. UML has one CPU; hand-overs between the host's CPUs cost it most of the time, so it is pinned."""
+
+import fcntl
+import os
+import pathlib
+import random
+
+
+def choose(locks: pathlib.Path) -> tuple[int, int]:
+    """A CPU that no other run has, or any when all are taken.
+
+    :returns: its number, and a descriptor that keeps it ours until closed.
+    """
+    available = sorted(os.sched_getaffinity(0))
+    for number in available:
+        lock = os.open(locks / f'cpu-{number}', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return number, lock
+    return random.choice(available), os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

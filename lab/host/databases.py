@@ -1,0 +1,43 @@
+"""The databases layer: what MariaDB, RabbitMQ and glance hold at the start of a run, as an overlay over the tree."""
+
+import pathlib
+import shutil
+
+from host import cache
+from host import contain
+from host import paths
+from host import progress
+
+NAME = 'databases'
+UPPER = 'upper'
+USED = (
+    *(f'controller/{name}' for name in ('bake', 'mariadb', 'rabbitmq', 'first_image.py', 'resources.py')),
+    *(f'etc/{name}' for name in ('mariadb.cnf', 'glance-api.conf', 'placement.conf', 'nova-controller.conf')),
+)
+
+
+def layer(image: str, tree: cache.Layer, root: pathlib.Path) -> cache.Layer:
+    """The layer's recipe.
+
+    :param image: the Debian suite.
+    :param tree: the layer below.
+    :param root: the cache's directory.
+    """
+    recipe = [pathlib.Path(__file__), *(paths.LAB / file for file in USED)]
+    key = cache.digest(image, tree.key, *recipe)
+
+    def build(work: pathlib.Path, logs: pathlib.Path) -> None:
+        upper = work / UPPER
+        upper.mkdir()
+        with progress.Steps(image, logs).step('databases') as step:
+            command = contain.in_tree(
+                root / tree.directory,
+                ['timeout', '180', '/src/lab/controller/bake'],
+                network=False,
+                overlay=(upper, work / 'work'),
+            )
+            step.run(command, env=contain.clean_environment())
+        for directory in ('run', 'tmp'):
+            shutil.rmtree(upper / directory, ignore_errors=True)
+
+    return cache.Layer(f'{NAME}-{image}', key, build)

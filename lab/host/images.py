@@ -1,0 +1,43 @@
+"""An image: the layers that a run needs, built in the order of their needs."""
+
+import concurrent.futures
+import dataclasses
+import pathlib
+
+from host import cache
+from host import databases
+from host import disk
+from host import kernel
+from host import requirements
+from host import tree
+
+NAMES = ('bookworm', 'trixie')
+DEFAULT = 'trixie'
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """Directories of a complete image."""
+
+    name: str
+    kernel: pathlib.Path
+    tree: pathlib.Path
+    databases: pathlib.Path
+    disk: pathlib.Path
+
+
+def obtain(name: str, store: cache.Cache) -> Image:
+    """The image, with what is missing built; it stays in the cache as long as this process lives."""
+    linux = kernel.layer(store.root)
+    base = tree.layer(name)
+    data = databases.layer(name, base, store.root)
+    compute = disk.layer(name, base, linux, store.root)
+    missing = [layer for layer in (linux, base, data, compute) if not store.path(layer).is_dir()]
+    requirements.check(build=bool(missing))
+    # independent of each other: one downloads, the other unpacks; then one is idle while MariaDB starts, the other writes
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        below = [pool.submit(store.obtain, layer) for layer in (linux, base)]
+        linux_path, tree_path = (future.result() for future in below)
+        above = [pool.submit(store.obtain, layer) for layer in (data, compute)]
+        data_path, disk_path = (future.result() for future in above)
+    return Image(name, linux_path, tree_path, data_path, disk_path)

@@ -1,0 +1,195 @@
+"""A run, seen from inside its network, mount and process namespaces, whose first process this is: when it ends, all ends.
+
+It connects the machine, starts it and, with `--with nova`, the controller; waits until they are ready; runs the command.
+"""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import typing
+
+import lablib
+from host import controller
+from host import machine
+from host import paths
+from host import progress
+from host import spec
+from host.errors import LabError
+
+CONTROLLER, COMPUTE, TAP = '10.77.0.1', '10.77.0.2', 'tap0'
+COMMAND_PORT = 7000
+BOOT_LIMIT = 240  # seconds until the machine must be ready; the time limit of the run is outside
+
+
+class Run:
+    """The run.
+
+    :param directory: its directory.
+    """
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+        self.spec = spec.Spec.read(directory)
+        self.log = directory / 'log'
+        self.guest = directory / 'guest'
+        self.start = time.monotonic()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}  # that must live as long as the run
+        self._notes = (self.log / 'run.log').open('w', buffering=1)
+
+    def note(self, text: str) -> None:
+        """Write a line into the run's own log."""
+        self._notes.write(f'[{time.monotonic() - self.start:6.2f}] {text}\n')
+
+    def prepare(self) -> None:
+        """Mounts and network. Nothing of it is undone: it goes with the namespaces."""
+        memory = self.directory / 'memory'
+        view = self.directory / 'src'
+        for path in (memory, view):
+            path.mkdir()
+        do('mount', '-t', 'tmpfs', '-o', 'mode=755,size=90%', 'tmpfs', memory)
+        # the machine's own read-only mount could be remounted by its root; this one cannot
+        do('mount', '--bind', paths.CHECKOUT, view)
+        do('mount', '-o', 'remount,ro,bind', view)
+        do('mount', '--bind', self.log / 'compute', pathlib.Path(self.spec.share) / 'log')
+        do('ip', 'link', 'set', 'lo', 'up')
+        do('ip', 'tuntap', 'add', TAP, 'mode', 'tap')
+        # without, bulk traffic to the machine crawls at 36 KB/s: its driver cannot do with large segments
+        do('ip', 'link', 'set', TAP, 'gso_max_segs', '1', 'up')
+        do('ip', 'addr', 'add', f'{CONTROLLER}/24', 'dev', TAP)
+
+    def boot(self) -> None:
+        """Start the machine."""
+        memory = self.directory / 'memory'
+        disk = pathlib.Path(self.spec.disk) / 'disk.ext4'
+        command = machine.command(
+            pathlib.Path(self.spec.kernel),
+            disk=f'{memory}/cow,{disk}',
+            lsm=self.spec.lsm,
+            mounts={'src': self.directory / 'src', 'share': pathlib.Path(self.spec.share), 'lab': self.guest},
+            init_arguments={'lab_job': 'run'},
+            tap=TAP,
+            directory=memory,
+        )
+        env = {'PATH': '/usr/bin:/bin', 'HOME': str(memory), 'TMPDIR': str(memory)}
+        self.begin('console', ['taskset', '-c', str(self.spec.cpu), *command], env)
+
+    def begin(self, name: str, command: list[str], env: dict[str, str]) -> None:
+        """Start a process that must live as long as the run, with its output in the log of that name."""
+        with (self.log / f'{name}.log').open('wb') as log:
+            self.processes[name] = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def wait_ready(self) -> None:
+        """Wait until the command can run.
+
+        :raises LabError: when something ended that should not, or the time was up.
+        """
+        limit = time.monotonic() + BOOT_LIMIT
+        steps = [('the machine', lambda: (self.guest / 'ready').exists())]
+        if self.spec.mode == 'nova':
+            steps.insert(0, ('nova-conductor', lambda: controller.conductor_is_up(self.log)))
+        for what, done in steps:
+            self._wait(what, done, limit)
+            if what == 'nova-conductor':
+                (self.guest / 'controller-up').touch()
+        if self.spec.mode == 'nova':
+            self._wait('nova-compute', self._compute_is_up, limit, 0.25)
+
+    def _wait(self, what: str, done: typing.Callable[[], bool], limit: float, interval: float = 0.05) -> None:
+        while not done():
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    log = self.log / f'{name}.log'
+                    raise LabError(f'{name} ended with status {process.returncode}; {log}:\n{progress.tail(log)}')
+            if time.monotonic() > limit:
+                log = self.log / 'console.log'
+                raise LabError(f'{what} is not up within {BOOT_LIMIT} s; {log}:\n{progress.tail(log)}')
+            time.sleep(interval)
+        self.note(f'{what} is up')
+
+    def _compute_is_up(self) -> bool:
+        """Whether nova-compute can be used; without AppArmor also when it refused to run."""
+        if (self.guest / 'compute-ended').exists():
+            log = self.log / 'compute' / 'nova-compute.log'
+            if self.spec.lsm == 'none':
+                progress.say('lab: nova-compute ended, as it may without AppArmor')
+                return True
+            raise LabError(f'nova-compute ended; {log}:\n{progress.tail(log)}')
+        return controller.compute_is_up(with_inventory=self.spec.lsm != 'none')
+
+    def command(self) -> int:
+        """Run the command.
+
+        :returns: its exit status.
+        """
+        if self.spec.mode == 'nova':
+            (self.guest / 'up').touch()
+            progress.say(f'lab: Nova is up on {self.spec.image} after {time.monotonic() - self.start:.1f} s')
+            outer = os.environ.pop('LAB_OUTER_PYTHONPATH', '')
+            path = os.pathsep.join(filter(None, (str(paths.LAB / 'bin'), outer)))
+            env = dict(os.environ, PYTHONPATH=path, PATH=f'{paths.LAB / "bin"}:{os.environ["PATH"]}')
+            try:
+                status = subprocess.run(self.spec.command, env=env).returncode
+            except OSError as e:
+                progress.say(f'lab: {self.spec.command[0]}: {e.strerror}')
+                return 127 if isinstance(e, FileNotFoundError) else 126
+            return status if status >= 0 else 128 - status
+        streams = {'o': sys.stdout.buffer, 'e': sys.stderr.buffer}
+        try:
+            for frame in lablib.follow(self.spec.command):
+                if frame.kind == 'x':
+                    return int(frame.content)
+                streams[frame.kind].write(frame.content)
+                streams[frame.kind].flush()
+        except ConnectionError as e:
+            log = self.log / 'console.log'
+            raise LabError(f'{e} while the command ran; {log}:\n{progress.tail(log)}') from e
+        raise AssertionError('a command without an end')
+
+    def run(self) -> int:
+        """All of it."""
+        os.environ.update(
+            LAB_COMPUTE=f'{COMPUTE}:{COMMAND_PORT}',
+            LAB_RUN=str(self.log),
+            LAB_SHARE=self.spec.share,
+            LAB_IMAGE=self.spec.image,
+            LAB_AUDIT_LOG=str(self.log / 'compute' / 'audit.log'),
+        )
+        self.prepare()
+        self.boot()
+        if self.spec.mode == 'nova':
+            os.environ.update(controller.environment(CONTROLLER))
+            for name, command in controller.start(self.spec, self.directory).items():
+                self.begin(name, command, controller.ENVIRONMENT)
+        self.note('started')
+        self.wait_ready()
+        status = self.command()
+        self.note(f'the command ended with status {status}')
+        return status
+
+
+def do(*command: str | pathlib.Path) -> None:
+    """Run a command of the set-up; its message is the failure."""
+    done = subprocess.run([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise LabError(f'{" ".join(map(str, command))}: {done.stderr.strip()}')
+
+
+def main() -> None:
+    """Run, and leave the result in the run's directory."""
+    # PID 1 is not ended by a signal without handler; with one, the command's process gets the default again. Ctrl-C is run.py's
+    signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    directory = pathlib.Path(sys.argv[1])
+    try:
+        result = spec.Result(Run(directory).run())
+    except (LabError, OSError) as e:
+        result = spec.Result(None, str(e))
+    result.write(directory)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,48 @@
+"""The command line of a User-Mode Linux machine."""
+
+import collections.abc
+import pathlib
+
+from host import kernel
+
+MEMORY = '4G'  # of a file without blocks: what the machine does not touch costs nothing
+INIT = '/usr/lib/lab/init'
+
+
+def command(
+    linux: pathlib.Path,
+    *,
+    disk: str,
+    lsm: str,
+    mounts: collections.abc.Mapping[str, pathlib.Path],
+    init_arguments: collections.abc.Mapping[str, str],
+    directory: pathlib.Path,
+    tap: str | None = None,
+) -> list[str]:
+    """The command that boots a machine.
+
+    :param linux: the kernel's layer.
+    :param disk: what `ubd0=` takes: a file, or `COW,FILE`.
+    :param lsm: `apparmor`, or `none`.
+    :param mounts: names of directories in the machine's root that show one of the host's; all but `share` and `lab` read-only.
+    :param init_arguments: words for guest/init.
+    :param directory: where the kernel keeps its own small files (its default is below $HOME).
+    :param tap: the host's network interface of the machine's `vec0`.
+    """
+    words = {
+        'mem': MEMORY,
+        'ubd0': disk,
+        'root': '/dev/ubda',
+        'init': INIT,
+        'security': lsm,
+        'con': 'null',
+        'con0': 'null,fd:1',
+        'log_buf_len': '1M',
+        'uml_dir': f'{directory}/',
+        **{f'lab_{name}': str(path) for name, path in mounts.items()},
+        **init_arguments,
+    }
+    if tap:
+        words['vec0'] = f'transport=tap,ifname={tap},depth=128,gro=0'
+    own = (linux / kernel.ARGUMENTS).read_text().split()
+    return [str(linux / 'linux'), 'rw', *own, *(f'{name}={value}' for name, value in words.items())]

@@ -1,0 +1,80 @@
+"""What a build tells the person who waits for it: each step with its seconds, and a failing step with its log."""
+
+import collections.abc
+import contextlib
+import pathlib
+import subprocess
+import sys
+import time
+import typing
+
+from host.errors import LabError
+
+TAIL = 25  # lines of a log that are shown when something failed
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal; stdout belongs to the command that runs in the lab."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def tail(log: pathlib.Path, lines: int = TAIL) -> str:
+    """The end of a log, indented."""
+    try:
+        text = log.read_text(errors='replace')
+    except OSError as e:
+        return f'  | ({e})'
+    return '\n'.join('  | ' + line for line in text.splitlines()[-lines:])
+
+
+class Steps:
+    """The steps of one layer's build.
+
+    :param title: stands before the name of each step: `trixie`.
+    :param logs: directory that gets one log per step.
+    """
+
+    def __init__(self, title: str, logs: pathlib.Path) -> None:
+        self.title = title
+        self.logs = logs
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> collections.abc.Iterator['Step']:
+        """Run the body as one step; when it fails, name its log and show its end."""
+        path = self.logs / (name.replace(' ', '-') + '.log')
+        start = time.monotonic()
+        say(f'   …      {self.title}: {name}')
+        with path.open('w') as log:
+            try:
+                yield Step(log)
+            except (subprocess.CalledProcessError, OSError, LabError) as e:
+                log.flush()
+                raise LabError(f'{self.title}: step "{name}" failed: {e}\n{tail(path)}\n  log: {path}') from e
+        say(f'{time.monotonic() - start:6.1f} s  {self.title}: {name}')
+
+
+class Step:
+    """One step of a build: runs commands with their output in the step's log."""
+
+    def __init__(self, log: typing.TextIO) -> None:
+        self._log = log
+
+    def note(self, text: str) -> None:
+        """Write a line into the step's log."""
+        self._log.write(f'# {text}\n')
+        self._log.flush()
+
+    def run(
+        self,
+        command: collections.abc.Sequence[str | pathlib.Path],
+        *,
+        cwd: pathlib.Path | None = None,
+        env: collections.abc.Mapping[str, str] | None = None,
+    ) -> None:
+        """Run a command; a status other than 0 fails the step."""
+        argv = [str(word) for word in command]
+        self._log.write(f'+ {" ".join(argv)}\n')
+        self._log.flush()
+        subprocess.run(
+            argv, check=True, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+        )

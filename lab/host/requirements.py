@@ -1,0 +1,44 @@
+"""What the host must have, checked before anything is done, with the Debian package that brings it."""
+
+import os
+import pathlib
+import shutil
+
+from host.errors import LabError
+
+COMMANDS = {
+    'unshare': 'util-linux',
+    'setpriv': 'util-linux',
+    'mount': 'mount',
+    'taskset': 'util-linux',
+    'ip': 'iproute2',
+}
+BUILD_COMMANDS = {
+    'apt-get': 'apt',
+    'dpkg': 'dpkg',
+    'mmdebstrap': 'mmdebstrap',
+    'mke2fs': 'e2fsprogs',
+    'patchelf': 'patchelf',
+    'gcc': 'gcc libc6-dev',
+}
+KEYRING = pathlib.Path('/usr/share/keyrings/debian-archive-keyring.gpg')
+
+
+def check(*, build: bool) -> None:
+    """Raise LabError with everything that is missing.
+
+    :param build: whether something has to be built, which needs more than a run.
+    """
+    wanted = COMMANDS | BUILD_COMMANDS if build else COMMANDS
+    missing = {command: package for command, package in wanted.items() if shutil.which(command) is None}
+    if build and not KEYRING.exists():
+        missing[str(KEYRING)] = 'debian-archive-keyring'
+    if missing:
+        packages = ' '.join(sorted(set(' '.join(missing.values()).split())))
+        raise LabError(f'missing on this host: {", ".join(missing)}\n  apt-get install --no-install-recommends {packages}')
+    if os.geteuid() != 0:
+        raise LabError('the lab needs root: namespaces, mounts and a tap device; run it with sudo')
+    if not pathlib.Path('/dev/net/tun').exists():
+        raise LabError('/dev/net/tun is missing: load the module with "modprobe tun"')
+    if 'overlay' not in pathlib.Path('/proc/filesystems').read_text():
+        raise LabError('the kernel has no overlayfs: load the module with "modprobe overlay"')

@@ -1,0 +1,56 @@
+"""What a run is, told by the process outside its namespaces (run.py) to the one inside (inside.py)."""
+
+import dataclasses
+import json
+import pathlib
+import typing
+
+SPEC = 'spec.json'
+RESULT = 'result.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A run; the names are those of the command line where there is one."""
+
+    image: str
+    kernel: str
+    tree: str
+    databases: str
+    disk: str
+    mode: str
+    lsm: str
+    cpu: int
+    share: str
+    preload: bool
+    glance: str
+    command: list[str]
+
+    def write(self, directory: pathlib.Path) -> None:
+        """Write it into the run's directory."""
+        (directory / SPEC).write_text(json.dumps(dataclasses.asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, directory: pathlib.Path) -> typing.Self:
+        """Read what write() wrote."""
+        return cls(**json.loads((directory / SPEC).read_text()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended: with its command's exit status, or without having come to it."""
+
+    status: int | None
+    failure: str = ''
+
+    def write(self, directory: pathlib.Path) -> None:
+        """Write it into the run's directory."""
+        (directory / RESULT).write_text(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def read(cls, directory: pathlib.Path) -> typing.Self:
+        """Read what write() wrote; a failure when nothing is there."""
+        try:
+            return cls(**json.loads((directory / RESULT).read_text()))
+        except (OSError, ValueError) as e:
+            return cls(None, f'the run ended without a result: {e}')

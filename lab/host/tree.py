@@ -1,0 +1,121 @@
+"""The tree layer: one Debian tree with everything that the controller and the compute node run, and Nova from PyPI."""
+
+import pathlib
+import re
+import shutil
+
+from host import cache
+from host import contain
+from host import paths
+from host import progress
+from host import registries
+
+NAME = 'tree'
+VENV = '/opt/nova'
+PER_RUN = '/lab'  # where a run shows its own files; see site_packages()
+
+
+def layer(image: str) -> cache.Layer:
+    """The layer's recipe.
+
+    :param image: the Debian suite.
+    """
+    recipe = [pathlib.Path(__file__), *(paths.LAB / 'etc' / f for f in ('packages', 'requirements.txt', 'constraints.txt'))]
+    key = cache.digest(image, *recipe)
+
+    def build(work: pathlib.Path, logs: pathlib.Path) -> None:
+        steps = progress.Steps(image, logs)
+        with steps.step('Debian tree') as step:
+            _debian(step, image, work)
+        with steps.step('Python environment') as step:
+            _environment(step, work)
+        with steps.step('users and directories') as step:
+            _accounts(step, work)
+            prune_plugins(work)
+
+    return cache.Layer(f'{NAME}-{image}', key, build)
+
+
+def _debian(step: progress.Step, image: str, work: pathlib.Path) -> None:
+    lines = (paths.LAB / 'etc' / 'packages').read_text().splitlines()
+    packages = ','.join(line for line in lines if line and not line.startswith('#'))
+    debian, security = registries.debian_mirror('Debian'), registries.debian_mirror('Debian-Security')
+    not_wanted = [f'--dpkgopt=path-exclude=/usr/share/{d}/*' for d in ('doc', 'man', 'locale')]
+    command = ['mmdebstrap', '--quiet', '--mode=root', '--variant=minbase', '--aptopt=APT::Install-Recommends "false"']
+    sources = [
+        f'deb {debian} {image} main',
+        f'deb {debian} {image}-updates main',
+        f'deb {security} {image}-security main',
+    ]
+    step.run(contain.contained([*command, *not_wanted, f'--include={packages}', image, work, *sources], network=True))
+    for directory in ('src', 'share', PER_RUN.strip('/')):
+        (work / directory).mkdir()
+
+
+def _environment(step: progress.Step, work: pathlib.Path) -> None:
+    env = contain.clean_environment(**registries.pip_environment(), PIP_DISABLE_PIP_VERSION_CHECK='1')
+    env['PIP_CERT'] = '/etc/ssl/certs/ca-certificates.crt'
+    etc = '/src/lab/etc'
+    for command in (
+        ['python3', '-m', 'venv', VENV],
+        [f'{VENV}/bin/pip', 'install', '-q', '--no-cache-dir', '-c', f'{etc}/constraints.txt', 'setuptools']
+        + ['-r', f'{etc}/requirements.txt'],
+    ):
+        step.run(contain.in_tree(work, command, network=True), env=env)
+    site = site_packages(work)
+    debian = work / 'usr/lib/python3/dist-packages'
+    for module in [*debian.glob('libvirt*'), *debian.glob('LibAppArmor*')]:
+        if module.is_dir():
+            shutil.copytree(module, site / module.name)
+        else:
+            shutil.copy(module, site)
+    # each run puts the checkout and its plugins on the path of whatever runs this Python, root's helpers behind sudo included
+    (site / 'lab.pth').write_text(f"import site; site.addsitedir('{PER_RUN}/site')\n")
+
+
+def site_packages(tree: pathlib.Path) -> pathlib.Path:
+    """The directory of the environment's packages."""
+    return next((tree / VENV.strip('/') / 'lib').glob('python3.*')) / 'site-packages'
+
+
+def _accounts(step: progress.Step, work: pathlib.Path) -> None:
+    """Nova runs as on a real compute node: a user of its own that may talk to libvirt and start privsep's helper."""
+    home = '/var/lib/nova'
+    add = ['useradd', '--system', '--home-dir', home, '--shell', '/usr/sbin/nologin', '--user-group', '--groups', 'libvirt']
+    step.run(['chroot', work, *add, 'nova'])
+    for directory, mode in (
+        (home, '0755'),
+        (f'{home}/instances', '0755'),
+        (f'{home}/lock', '0755'),
+        ('/var/lib/nova-isolation', '0750'),
+    ):
+        step.run(['chroot', work, 'install', '-d', '-o', 'nova', '-g', 'nova', '-m', mode, directory])
+    sudoers = work / 'etc/sudoers.d/nova'
+    helpers = f'{VENV}/bin/privsep-helper *', '/src/lab/guest/warm-privsep-helper *'
+    sudoers.write_text(''.join(f'nova ALL=(root) NOPASSWD: {helper}\n' for helper in helpers))
+    sudoers.chmod(0o440)
+    step.run(['chroot', work, 'sh', '-c', 'dbus-uuidgen > /etc/machine-id'])
+    # given explicitly, libvirtd refuses to start without AppArmor instead of silently using no driver; its group may use its
+    # socket, for there is no polkit
+    for file, line in (('qemu.conf', 'security_driver = "apparmor"'), ('libvirtd.conf', 'auth_unix_rw = "none"')):
+        with (work / 'etc/libvirt' / file).open('a') as f:
+            f.write(line + '\n')
+
+
+def prune_plugins(tree: pathlib.Path) -> None:
+    """Keep only the broker of RabbitMQ: it reads all its plugins at every start, which takes half of that time."""
+    for plugins in (tree / 'usr/lib/rabbitmq/lib').glob('*/plugins'):
+        needs: dict[str, tuple[pathlib.Path, list[str]]] = {}
+        for description in plugins.glob('*/ebin/*.app'):
+            text = re.sub('%.*', '', description.read_text())
+            found = re.search(r'\{\s*applications\s*,\s*\[([^]]*)]', text)
+            needs[description.stem] = (description.parent.parent, re.findall(r'\w+', found[1]) if found else [])
+        keep: set[str] = set()
+        todo = ['rabbit', 'getopt']  # cuttlefish uses getopt without saying so
+        while todo:
+            application = todo.pop()
+            if application in needs and application not in keep:
+                keep.add(application)
+                todo += needs[application][1]
+        for application in needs.keys() - keep:
+            shutil.rmtree(needs[application][0])
