@@ -42,7 +42,6 @@ def command(
         **{f'lab_{name}': str(path) for name, path in mounts.items()},
         **init_arguments,
     }
-    if tap:
-        words['vec0'] = f'transport=tap,ifname={tap},depth=128,gro=0'
+    network = [f'vec0:transport=tap,ifname={tap},depth=128,gro=0'] if tap else []
     own = (linux / kernel.ARGUMENTS).read_text().split()
-    return [str(linux / 'linux'), 'rw', *own, *(f'{name}={value}' for name, value in words.items())]
+    return [str(linux / 'linux'), 'rw', *own, *network, *(f'{name}={value}' for name, value in words.items())]

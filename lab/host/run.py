@@ -67,7 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     if status == 0 and not arguments.keep:
         shutil.rmtree(directory, ignore_errors=True)
     else:
-        shutil.rmtree(directory / 'guest', ignore_errors=True)
         progress.say(f'lab: logs of the run: {directory / "log"}')
     return status
 
