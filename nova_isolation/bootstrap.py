@@ -58,7 +58,8 @@ class IsolationPlugin(plugin.PluginBase):
         """
         if not any(isinstance(f, _Finder) for f in sys.meta_path):
             sys.meta_path.append(_Finder())
-        return super().load(plugin_name)
+        loaded: IsolationPlugin = super().load(plugin_name)
+        return loaded
 
     def describe(self) -> objects.host_info.HostPluginInfo:
         """Tell os_vif that there is no vif for this plugin.

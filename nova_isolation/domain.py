@@ -38,9 +38,9 @@ _MAX_XML = 4 * 1024 * 1024
 # Children of <domain> that give the guest nothing of the host but memory and
 # processor time, which are not confined by path.
 _HARMLESS = frozenset(
-    'blkiotune clock cpu cputune currentMemory description features iothreadids'
-    ' iothreads maxMemory memory memtune name numatune on_crash on_poweroff'
-    ' on_reboot perf pm resource title uuid vcpu vcpus'.split()
+    'blkiotune clock cpu cputune currentMemory description features'
+    ' iothreadids iothreads maxMemory memory memtune name numatune on_crash'
+    ' on_poweroff on_reboot perf pm resource title uuid vcpu vcpus'.split()
 )
 _READ_ELSEWHERE = frozenset(['devices', 'metadata', 'os', 'seclabel'])
 _HARMLESS_OS = frozenset(['type', 'boot', 'bootmenu', 'bios', 'smbios'])
@@ -279,7 +279,11 @@ class _Reader:
                 case 'graphics':
                     vnc += self._graphics(device)
                 case 'input':
-                    if device.get('type') not in ('mouse', 'tablet', 'keyboard'):
+                    if device.get('type') not in (
+                        'mouse',
+                        'tablet',
+                        'keyboard',
+                    ):
                         self._not_covered(device, device.get('type', ''))
                 case 'video':
                     self._video(device)
@@ -313,13 +317,11 @@ class _Reader:
             return []
         for child in source:
             self.uncovered.append(f'{where} with {_name(child)} of its source')
-        driver = element.find('driver')
-        options = {} if driver is None else dict(driver.attrib)
         # without a driver element libvirt takes the format as raw
-        image_format = options.get('type', 'raw')
+        image_format = _attribute(element, 'driver', 'type') or 'raw'
         if image_format not in ('qcow2', 'raw'):
             self.uncovered.append(f'{where} of format {image_format!r}')
-        if options.get('io') == 'io_uring':
+        if _attribute(element, 'driver', 'io') == 'io_uring':
             self.uncovered.append(f'{where} with io_uring')
         _absolute(path, f'the source of {where}')
         readonly = device == 'cdrom' or element.find('readonly') is not None

@@ -24,6 +24,7 @@ import contextlib
 import os
 import secrets
 import stat
+from typing import Any
 
 from oslo_concurrency import lockutils
 from oslo_config import cfg
@@ -45,7 +46,9 @@ TIMEOUT = 120
 
 # The first line of the files that libvirt's virt-aa-helper makes from its
 # TEMPLATE.qemu, in every release.
-_LIBVIRT_MARK = b'# This profile is for the domain whose UUID matches this file'
+_LIBVIRT_MARK = (
+    b'# This profile is for the domain whose UUID matches this file'
+)
 _HEAD = 4096
 
 context = priv_context.PrivContext(
@@ -141,7 +144,7 @@ def remove_profile(uuid: str) -> bool:
         return removed
 
 
-def _options() -> cfg.GroupAttr:
+def _options() -> Any:
     # Here and not at import: the daemon imports this module before it has
     # parsed its configuration files, nova-compute after.
     options.register_opts(CONF)
@@ -164,9 +167,7 @@ def _parser() -> parser_module.Parser:
     return parser_module.Parser(path, _options().parser_timeout)
 
 
-def _write(
-    policy: policy_module.Policy, *, install: bool, load: bool
-) -> None:
+def _write(policy: policy_module.Policy, *, install: bool, load: bool) -> None:
     parser = _parser()
     text = policy_module.render(
         policy,

@@ -18,6 +18,7 @@ start time whether it was the same process before and after a check.
 """
 
 import dataclasses
+import itertools
 import os
 
 from nova_isolation import exceptions
@@ -56,9 +57,7 @@ def find(runtime_directory: str, name: str, uuid: str) -> Process:
         raise exceptions.NotConfined(
             f'the process of {name} cannot be found through {path}: {e}'
         ) from e
-    if (b'-uuid', uuid.encode()) not in zip(
-        arguments, arguments[1:], strict=False
-    ):
+    if (b'-uuid', uuid.encode()) not in itertools.pairwise(arguments):
         raise exceptions.NotConfined(
             f'process {pid}, which {path} names, is not the QEMU of {uuid}'
         )

@@ -83,7 +83,7 @@ class Parser:
 
     def _run(self, arguments: list[str], stdin: bytes | None = None) -> bytes:
         try:
-            done = subprocess.run(  # noqa: S603 no shell, a configured path
+            done = subprocess.run(
                 [self.path, *arguments],
                 input=stdin or b'',
                 capture_output=True,

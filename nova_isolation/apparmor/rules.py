@@ -108,12 +108,13 @@ def render_path(path: Path) -> str:
     :raises InvalidPolicy: when a text cannot stand in a profile literally
     """
     check_path(''.join(p if isinstance(p, str) else 'x' for p in path))
-    return '"%s"' % ''.join(
+    text = ''.join(
         part.value
         if isinstance(part, Glob)
         else ''.join(_ESCAPED.get(c, c) for c in part)
         for part in path
     )
+    return f'"{text}"'
 
 
 def _words(words: tuple[str, ...]) -> str:
@@ -167,12 +168,14 @@ class Network:
 
     def render(self) -> str:
         prefix = 'deny ' if self.deny else ''
-        return f'{prefix}network {_words((self.family,))} {_words((self.type,))},'
+        return (
+            f'{prefix}network {_words((self.family,))} {_words((self.type,))},'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Unix:
-    """Stream sockets of the unix family, of any peer or of one with a label."""
+    """Stream sockets of the unix family, of any peer or one with a label."""
 
     access: tuple[str, ...]
     origin: str

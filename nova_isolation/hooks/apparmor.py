@@ -111,7 +111,7 @@ class AppArmorHook(base.Hook):
             )
         if not processes.is_same(process):
             raise exceptions.NotConfined(
-                f'process {process.pid} of the guest ended while it was checked'
+                f'process {process.pid} of the guest ended during its check'
             )
         LOG.info(
             'isolation: guest %s: %d threads of process %d run as %s, the '
@@ -156,7 +156,9 @@ def _grants(
     return [
         policy_module.FileGrant(first.path, access, origin),
         *[
-            policy_module.FileGrant(layer.path, 'rk', f'{origin}, backing file')
+            policy_module.FileGrant(
+                layer.path, 'rk', f'{origin}, backing file'
+            )
             for layer in backing
         ],
     ]

@@ -12,6 +12,8 @@
 
 """Loads the configured hooks and calls them in order."""
 
+from collections.abc import Iterable
+
 from lxml import etree
 from oslo_config import cfg
 from oslo_log import log as logging
@@ -35,36 +37,38 @@ class HookManager:
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         names = conf.isolation.hooks
 
-        def failed(_: object, entry_point: object, error: Exception) -> None:
+        def failed(_: object, entry_point: object, error: object) -> None:
             raise exceptions.ConfigurationError(
                 f'[isolation] hooks = {",".join(names)}: {entry_point} '
                 f'cannot be loaded: {error}'
             )
 
-        def missing(absent: set[str]) -> None:
-            known = stevedore.ExtensionManager(NAMESPACE).entry_points_names()
+        def missing(absent: Iterable[str]) -> None:
+            known: stevedore.ExtensionManager[base.Hook]
+            known = stevedore.ExtensionManager(NAMESPACE)
             raise exceptions.ConfigurationError(
                 f'[isolation] hooks = {",".join(names)}: no such hook: '
                 f'{", ".join(sorted(absent))}; there are: '
-                f'{", ".join(sorted(known))}'
+                f'{", ".join(sorted(known.entry_points_names()))}'
             )
 
+        loaded: stevedore.NamedExtensionManager[base.Hook]
+        loaded = stevedore.NamedExtensionManager(
+            NAMESPACE,
+            names,
+            invoke_on_load=True,
+            invoke_args=(conf,),
+            name_order=True,
+            on_load_failure_callback=failed,
+            on_missing_entrypoints_callback=missing,
+        )
         self._hooks: list[base.Hook] = [
-            extension.obj
-            for extension in stevedore.NamedExtensionManager(
-                NAMESPACE,
-                names,
-                invoke_on_load=True,
-                invoke_args=(conf,),
-                name_order=True,
-                on_load_failure_callback=failed,
-                on_missing_entrypoints_callback=missing,
-            )
+            extension.obj for extension in loaded if extension.obj is not None
         ]
         if not self._hooks:
             raise exceptions.ConfigurationError(
-                '[isolation] hooks is empty: nothing would confine the guests. '
-                'Set it to apparmor, or [isolation] mode to off'
+                '[isolation] hooks is empty, so that nothing would confine '
+                'the guests: set it to apparmor, or [isolation] mode to off'
             )
 
     def check_host(self, host: base.Host) -> None:

@@ -166,13 +166,18 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             LOG.info('isolation: %s', e, instance=instance)
 
     def spawn(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         def abort(refused: Refused) -> Exception:
             # anything else would be tried again on the next host
-            return nova_exception.BuildAbortException(
+            fault: Exception = nova_exception.BuildAbortException(
                 instance_uuid=instance.uuid, reason=refused.format_message()
             )
+            return fault
 
         with self._refusals('spawn', instance, abort):
             if self._isolation.active:
@@ -185,7 +190,11 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             return super()._soft_reboot(instance)
 
     def _hard_reboot(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         # also power_on and the resumption after a host's start
         with self._refusals('hard reboot', instance):
@@ -193,7 +202,11 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             super()._hard_reboot(context, instance, *args, **kwargs)
 
     def resume(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         # rolled back: the server stays SUSPENDED, its memory saved
         with self._refusals(
@@ -204,7 +217,11 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
                 super().resume(context, instance, *args, **kwargs)
 
     def rescue(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         with self._refusals('rescue', instance):
             self._judge(instance)
@@ -215,7 +232,11 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
                 raise
 
     def unrescue(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         with self._refusals('unrescue', instance):
             self._judge(instance)
@@ -228,7 +249,10 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         try:
             with open(kept) as f:
                 self._host.write_instance_config(f.read())
-            for path in [*glob.glob(f'{glob.escape(directory)}/*.rescue'), kept]:
+            for path in [
+                *glob.glob(f'{glob.escape(directory)}/*.rescue'),
+                kept,
+            ]:
                 os.unlink(path)
         except Exception as e:
             LOG.error(
@@ -252,13 +276,21 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             )
 
     def finish_revert_migration(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         with self._refusals('reverting a migration', instance):
             super().finish_revert_migration(context, instance, *args, **kwargs)
 
     def _cleanup(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         super()._cleanup(context, instance, *args, **kwargs)
         # On the way out of some migrations there is no domain to undefine.
@@ -281,7 +313,11 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             )
 
     def attach_interface(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         self._refuse('attaching an interface', instance)
         super().attach_interface(context, instance, *args, **kwargs)
@@ -319,25 +355,41 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         )
 
     def snapshot(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         self._refuse('a snapshot', instance)
         super().snapshot(context, instance, *args, **kwargs)
 
     def volume_snapshot_create(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         self._refuse('a snapshot of a volume', instance)
         super().volume_snapshot_create(context, instance, *args, **kwargs)
 
     def volume_snapshot_delete(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         self._refuse('deleting a snapshot of a volume', instance)
         super().volume_snapshot_delete(context, instance, *args, **kwargs)
 
     def migrate_disk_and_power_off(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         # rolled back: the server stays as it is
         self._refuse(
@@ -350,7 +402,11 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         )
 
     def check_can_live_migrate_destination(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         self._refuse('live migration to this host', instance, _precheck)
         return super().check_can_live_migrate_destination(
@@ -358,7 +414,11 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         )
 
     def check_can_live_migrate_source(
-        self, context: Any, instance: 'objects.Instance', *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         # the destination may be a host without nova-isolation
         self._refuse('live migration from this host', instance, _precheck)
@@ -368,6 +428,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
 
 
 def _precheck(refused: Refused) -> Exception:
-    return nova_exception.MigrationPreCheckError(
+    fault: Exception = nova_exception.MigrationPreCheckError(
         reason=refused.format_message()
     )
+    return fault

@@ -51,7 +51,9 @@ class Host(libvirt_host.Host):
         """
         return self._ours(super().get_guest(instance))
 
-    def list_guests(self, *args: Any, **kwargs: Any) -> list[guest_module.Guest]:
+    def list_guests(
+        self, *args: Any, **kwargs: Any
+    ) -> list[guest_module.Guest]:
         """List the guests, with the arguments of Nova's method.
 
         :returns: the guests

@@ -90,9 +90,7 @@ class Isolation:
         try:
             capabilities = connection.getCapabilities()
         except libvirt.libvirtError as e:
-            raise exceptions.HostFault(
-                f'libvirtd does not answer: {e}'
-            ) from e
+            raise exceptions.HostFault(f'libvirtd does not answer: {e}') from e
         self.hooks.check_host(base.Host(capabilities))
         self._sound_until = time.monotonic() + _TRUSTED
 

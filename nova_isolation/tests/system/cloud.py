@@ -101,7 +101,9 @@ def settle(uuid: str, status: str) -> dict[str, Any]:
     return server
 
 
-def act(uuid: str, action: str | dict[str, Any], status: str) -> dict[str, Any]:
+def act(
+    uuid: str, action: str | dict[str, Any], status: str
+) -> dict[str, Any]:
     """Do something to a server and wait for its status.
 
     :param uuid: of the server

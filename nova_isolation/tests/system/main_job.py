@@ -139,8 +139,9 @@ class MainJob:
                 '',
             )
 
-        self._record = lablib.wait_for("the kernel's record", find, 10)
-        return self._record
+        found: str = lablib.wait_for("the kernel's record", find, 10)
+        self._record = found
+        return found
 
     def _notified(self) -> str:
         event = self._consumer.wait_for(
@@ -162,8 +163,9 @@ class MainJob:
         assert event['target']['kind'] == 'disk', event
         assert event['decision'] == 'denied', event
         assert f':{event["denial"]["serial"]})' in self._record, event
-        return f'{event["event_type"]} from {event["publisher"]}: ' + (
-            event['summary']
+        return (
+            f'{event["event_type"]} from {event["publisher"]}: '
+            + (event['summary'])
         )
 
     def _nothing_else(self) -> str:

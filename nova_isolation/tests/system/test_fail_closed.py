@@ -16,6 +16,8 @@ Needs the test hooks: ``--plugin nova_isolation/tests/plugin`` and
 ``[isolation] hooks = fault,apparmor,late_fault``.
 """
 
+from typing import Any
+
 import lablib
 
 from nova_isolation.tests.system import base
@@ -125,7 +127,11 @@ class FaultAtAnotherStartTest(base.CloudTestCase):
         cloud.node('touch /run/fault-later')
         self.addCleanup(cloud.node, 'rm -f /run/fault-later')
         disk = self.disk(uuid)
-        for body in ({'reboot': {'type': 'HARD'}}, {'rescue': {}}):
+        bodies: tuple[dict[str, Any], ...] = (
+            {'reboot': {'type': 'HARD'}},
+            {'rescue': {}},
+        )
+        for body in bodies:
             lablib.call('POST', f'/servers/{uuid}/action', body)
             server = cloud.settle(uuid, 'ERROR')
             self.assertIn('complain', server['fault']['message'])
@@ -175,7 +181,7 @@ class FaultOfTheHostTest(base.CloudTestCase):
 
     def broken_and_mended(self, cause, break_it, mend_it):
         lablib.guest(break_it, check=True)
-        mended = []
+        mended: list[Any] = []
 
         def mend():
             if not mended:
@@ -235,7 +241,7 @@ class FaultOfTheHostTest(base.CloudTestCase):
     def test_no_privileged_helper(self):
         self.broken_and_mended(
             'the privileged helper',
-            'mv /etc/sudoers.d/lab-nova /root/ && pkill -f nova_isolation.privileged; true',
+            'mv /etc/sudoers.d/lab-nova /root/; '
+            'pkill -f nova_isolation.privileged; true',
             'mv /root/lab-nova /etc/sudoers.d/',
         )
-

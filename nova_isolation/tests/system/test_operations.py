@@ -12,6 +12,7 @@
 
 """What Nova does to a guest works, stays confined, and meets no denial."""
 
+import functools
 import re
 
 import lablib
@@ -74,7 +75,9 @@ class OperationsTest(base.CloudTestCase):
     def test_only_this_guests_console_is_open_once_it_runs(self):
         first, second = self.boot('console1'), self.boot('console2')
         (pty,) = set(
-            re.findall("source path='(/dev/pts/[0-9]+)'", cloud.domain_xml(second))
+            re.findall(
+                "source path='(/dev/pts/[0-9]+)'", cloud.domain_xml(second)
+            )
         )
         self.assertNotIn('/dev/pts/{', cloud.profile(first))
         answer = cloud.qmp(
@@ -103,6 +106,14 @@ class OperationsTest(base.CloudTestCase):
 
 
 class RefusedOperationsTest(base.CloudTestCase):
+    @staticmethod
+    def refusal(uuid, operation, event):
+        return (
+            event['event_type'] == 'isolation.refused'
+            and event['instance']['uuid'] == uuid
+            and operation in event['reason']
+        )
+
     def test_what_is_not_covered_is_refused_by_name_and_changes_nothing(self):
         uuid = self.boot('narrow')
         before = cloud.profile(uuid)
@@ -118,11 +129,7 @@ class RefusedOperationsTest(base.CloudTestCase):
                 lablib.call('POST', f'/servers/{uuid}/action', body)
                 consumer.wait_for(
                     operation,
-                    lambda e, o=operation: (
-                        e['event_type'] == 'isolation.refused'
-                        and e['instance']['uuid'] == uuid
-                        and o in e['reason']
-                    ),
+                    functools.partial(self.refusal, uuid, operation),
                 )
                 cloud.settle(uuid, 'ACTIVE')
         self.assertEqual(before, cloud.profile(uuid))

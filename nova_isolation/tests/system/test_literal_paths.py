@@ -1,0 +1,130 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A path stands in a profile only for itself: the kernel is asked.
+
+Runs on the lab's machine, with its kernel and its parser: ``lab/lab run``.
+"""
+
+import os
+import random
+import re
+import tempfile
+import unittest
+
+from nova_isolation import exceptions
+from nova_isolation.apparmor import kernel
+from nova_isolation.apparmor import parser as parser_module
+from nova_isolation.apparmor import policy as policy_module
+
+UUID = '11111111-2222-4333-8444-555555555555'
+DIRECTORY = '/srv/paths'
+
+# What means something to AppArmor's language, to its globs, or to the regular
+# expressions that they become.
+NASTY = ' "\'*?[]{}^,\\@#()+|.$-!~&;`<>=%:/é€x'
+
+
+def ask(profile, path):
+    """Ask the kernel which access to a file a label is allowed.
+
+    The interface is that of libapparmor's aa_query_file_path().
+    """
+    descriptor = os.open('/sys/kernel/security/apparmor/.access', os.O_RDWR)
+    try:
+        query = b'label\0%s\0\x02%s' % (profile.encode(), path.encode())
+        os.write(descriptor, query)
+        answer = os.read(descriptor, 4096).decode()
+    finally:
+        os.close(descriptor)
+    found = re.search('allow (0x[0-9a-f]+)', answer)
+    assert found, answer
+    return int(found[1], 16)
+
+
+class LiteralPathsTest(unittest.TestCase):
+    def load(self, paths):
+        policy = policy_module.check(
+            policy_module.Policy(
+                uuid=UUID,
+                name='instance-00000001',
+                id=1,
+                emulator='/usr/bin/qemu-system-x86_64',
+                needs=(),
+                files=tuple(
+                    policy_module.FileGrant(path, 'rwk', f'<disk> {path}')
+                    for path in paths
+                ),
+                consoles=False,
+                ptys=(),
+                complain=False,
+            )
+        )
+        parser = parser_module.Parser('/usr/sbin/apparmor_parser', 60)
+        text = policy_module.render(
+            policy,
+            abi=parser.find_abi(),
+            state_directory='/var/lib/libvirt/qemu',
+        )
+        with tempfile.NamedTemporaryFile('w') as f:
+            f.write(text)
+            f.flush()
+            parser.load(f.name)
+            self.assertTrue(
+                kernel.holds(policy.profile, parser.compile(f.name))
+            )
+        return policy.profile
+
+    def test_a_name_grants_itself_and_nothing_else(self):
+        chance = random.Random(20261123)
+        names = {f'{DIRECTORY}/{c}' for c in NASTY if c not in './'}
+        names |= {f'{DIRECTORY}/a{c}b' for c in NASTY if c != '/'}
+        names |= {f'{DIRECTORY}/a{c}{c}b' for c in NASTY if c != '/'}
+        names |= {
+            f'{DIRECTORY}/@{{PROC}}/x',
+            f'{DIRECTORY}/**',
+            f'{DIRECTORY}/a b[1]/disk',
+            f'{DIRECTORY}/{{a,b}}',
+            f'{DIRECTORY}/[^a]',
+            f'{DIRECTORY}/\\052',
+            f'{DIRECTORY}/\\x2a',
+            f'{DIRECTORY}/"}} /** rwk, "',
+        }
+        while len(names) < 400:
+            word = ''.join(chance.choices(NASTY, k=chance.randint(1, 12)))
+            name = os.path.normpath(f'{DIRECTORY}/x{word}')
+            if name.startswith(f'{DIRECTORY}/'):
+                names.add(name)
+        profile = self.load(sorted(names))
+        granted = ask(profile, f'{DIRECTORY}/axb')
+        self.assertTrue(granted)
+        for name in sorted(names):
+            self.assertEqual(granted, ask(profile, name), name)
+        for name in sorted(names):
+            for _ in range(8):
+                at = chance.randrange(len(DIRECTORY) + 1, len(name))
+                other = chance.choice(
+                    (
+                        name[:at] + name[at + 1 :],
+                        name[:at] + chance.choice(NASTY) + name[at + 1 :],
+                        name[:at] + chance.choice(NASTY) + name[at:],
+                        name[:at],
+                        name + chance.choice(NASTY),
+                    )
+                )
+                if other not in names:
+                    self.assertEqual(0, ask(profile, other), (name, other))
+
+    def test_what_cannot_be_granted_literally_is_refused(self):
+        for name in ('a\nb', 'a\tb', 'a\0b', '\x7f', '\udc80', 'a' * 5000):
+            with self.assertRaises(exceptions.InvalidPolicy):
+                self.load([f'{DIRECTORY}/{name}'])
