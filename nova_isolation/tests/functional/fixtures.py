@@ -55,10 +55,7 @@ def _error(message, code=fakelibvirt.VIR_ERR_OPERATION_INVALID):
 
 
 class Domain(fakelibvirt.Domain):
-    """A domain that keeps its XML and its saved memory.
-
-    :ivar executed: whether its vCPUs ever ran
-    """
+    """A domain that keeps its XML and its saved memory."""
 
     def __init__(self, connection, xml, running=False, transient=False):
         super().__init__(connection, xml, transient=transient)
@@ -66,7 +63,6 @@ class Domain(fakelibvirt.Domain):
         self._live = None
         self._saved = None
         self._persistent = not transient
-        self.executed = False
         self._define(xml)
         if running:
             self.createWithFlags(0)
@@ -96,7 +92,7 @@ class Domain(fakelibvirt.Domain):
 
     def _run(self):
         self._state = fakelibvirt.VIR_DOMAIN_RUNNING
-        self.executed = True
+        self._connection.executed.append(self.UUIDString())
 
     def createWithFlags(self, flags):
         if self.isActive():
@@ -210,11 +206,13 @@ class Connection(fakelibvirt.Connection):
     """A libvirtd whose domains keep what they are defined with.
 
     :ivar security_models: of the drivers that it runs with
+    :ivar executed: uuids of the domains whose vCPUs were let run, each time
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.security_models = {'apparmor'}
+        self.executed = []
 
     def getCapabilities(self):
         root = etree.fromstring(super().getCapabilities().encode())

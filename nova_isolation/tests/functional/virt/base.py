@@ -13,6 +13,7 @@
 
 """One nova-compute with our driver, its hooks recorded."""
 
+import itertools
 import os
 import sys
 import time
@@ -129,7 +130,13 @@ class IsolationTestCase(base.ServersTestBase):
         return 'absent' if domain is None else domain.state
 
     def verbs(self, server):
-        return self.recording.verbs(server['id'])
+        """Tell what the hooks were called for, a repetition once."""
+        found = self.recording.verbs(server['id'])
+        return [call for call, _ in itertools.groupby(found)]
+
+    def executions(self, server):
+        """Count how often the vCPUs of a server were let run."""
+        return sum(c.executed.count(server['id']) for c in self.connections)
 
     def events(self):
         """Give what lies in the spool for the agent."""

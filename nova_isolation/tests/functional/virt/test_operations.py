@@ -11,17 +11,13 @@
 # under the License.
 
 
-"""Each operation calls the hooks as the contract says."""
-
-from lxml import etree
+"""Each operation calls the hooks as their contract says."""
 
 from nova_isolation.tests.functional.virt import base
 
-START = [
-    ('prepare', 'shutoff'),
-    ('narrow', 'paused'),
-    ('verify', 'paused'),
-]
+START = [('prepare', 'shutoff'), ('narrow', 'paused'), ('verify', 'paused')]
+#: a start that Nova makes of nothing, what was there being torn down before
+REBUILT = [('release', 'absent'), ('define', 'absent'), *START]
 
 
 class OperationsTest(base.IsolationTestCase):
@@ -29,7 +25,157 @@ class OperationsTest(base.IsolationTestCase):
         super().setUp()
         self.start_compute()
 
-    def test_create_runs_the_vcpus_only_after_all_verbs(self):
-        server = self._create_server(networks='none')
-        self.assertEqual([('define', 'absent'), *START], self.verbs(server))
+    def assert_running(self, server, executions):
         self.assertEqual('running', self.state(server['id']))
+        self.assertEqual(executions, self.executions(server))
+
+    def test_the_vcpus_of_a_new_server_run_only_after_all_verbs(self):
+        server = self._create_server(networks='auto')
+        self.assertEqual([('define', 'absent'), *START], self.verbs(server))
+        self.assert_running(server, 1)
+
+    def test_a_hook_is_told_the_id_and_terminal_only_once_the_guest_is_there(
+        self,
+    ):
+        self._create_server(networks='none')
+        before, narrowed, verified = [
+            guest.domain for guest in self.recording.guests
+        ]
+        self.assertIsNone(before.id)
+        self.assertEqual([None], [c.path for c in before.consoles])
+        self.assertEqual(1, narrowed.id)
+        self.assertEqual(['/dev/pts/1'], [c.path for c in narrowed.consoles])
+        self.assertEqual(narrowed, verified)
+
+    def test_libvirt_is_asked_to_confine_each_guest_itself(self):
+        server = self.boot()
+        self.assertIn(
+            '<seclabel type="dynamic" model="apparmor" relabel="yes"',
+            self.domain(server['id']).XMLDesc(0),
+        )
+
+    def test_a_guest_is_what_nova_knows_of_its_instance(self):
+        server = self._create_server(name='web', networks='none')
+        guest = self.recording.guests[0]
+        self.assertEqual('web', guest.domain.instance.name)
+        self.assertEqual('m1.tiny', guest.domain.instance.flavor)
+        self.assertEqual((), guest.domain.uncovered)
+        directory = self.directory(server['id'])
+        self.assertEqual(directory, guest.directories.instance)
+        self.assertEqual(
+            [f'{directory}/disk'], [d.path for d in guest.domain.disks]
+        )
+
+    def test_delete_releases_after_the_domain_is_gone(self):
+        server = self.boot()
+        self.delete(server)
+        self.assertEqual([('release', 'absent')], self.verbs(server))
+        self.assertIsNone(self.files(server['id']))
+
+    def test_delete_of_a_suspended_server_leaves_no_saved_memory(self):
+        server = self.boot()
+        self.act(server, suspend={})
+        self.delete(server)
+        self.assertEqual([('release', 'absent')], self.verbs(server))
+
+    def test_hard_reboot_is_judged_while_the_guest_still_runs(self):
+        server = self.boot()
+        server = self.act(server, reboot={'type': 'HARD'})
+        self.assertEqual('ACTIVE', server['status'])
+        self.assertEqual(
+            [('judge', 'running'), *REBUILT], self.verbs(server)
+        )
+        self.assert_running(server, 2)
+
+    def test_soft_reboot_starts_what_is_defined(self):
+        server = self.boot()
+        server = self.act(server, reboot={'type': 'SOFT'})
+        self.assertEqual('ACTIVE', server['status'])
+        self.assertEqual([('judge', 'running'), *START], self.verbs(server))
+        self.assert_running(server, 2)
+
+    def test_stop_needs_no_hook_and_start_is_a_start(self):
+        server = self.boot()
+        server = self.act(server, **{'os-stop': None})
+        self.assertEqual('SHUTOFF', server['status'])
+        self.assertEqual([], self.verbs(server))
+        server = self.act(server, **{'os-start': None})
+        self.assertEqual('ACTIVE', server['status'])
+        self.assertEqual(
+            [('judge', 'shutoff'), *REBUILT], self.verbs(server)
+        )
+        self.assert_running(server, 2)
+
+    def test_pause_and_unpause_need_no_hook(self):
+        server = self.boot()
+        self.act(server, pause={})
+        self.assertEqual('paused', self.state(server['id']))
+        self.act(server, unpause={})
+        self.assert_running(server, 2)
+        self.assertEqual([], self.verbs(server))
+
+    def test_suspend_needs_no_hook_and_resume_restores_a_paused_guest(self):
+        server = self.boot()
+        server = self.act(server, suspend={})
+        self.assertEqual('SUSPENDED', server['status'])
+        self.assertEqual([], self.verbs(server))
+        server = self.act(server, resume={})
+        self.assertEqual('ACTIVE', server['status'])
+        self.assertEqual(
+            [('judge', 'shutoff'), ('define', 'shutoff'), *START],
+            self.verbs(server),
+        )
+        self.assertFalse(self.domain(server['id']).hasManagedSaveImage(0))
+        self.assert_running(server, 2)
+
+    def test_resume_is_judged_by_what_libvirt_will_restore(self):
+        server = self.boot()
+        self.act(server, suspend={})
+        domain = self.domain(server['id'])
+        xml, running = domain._saved
+        domain._saved = (xml.replace('/disk"', '/other"'), running)
+        self.act(server, resume={})
+        self.assertEqual(
+            {f'{self.directory(server["id"])}/other'},
+            {g.domain.disks[0].path for g in self.recording.guests},
+        )
+
+    def test_rescue_and_unrescue_are_starts(self):
+        server = self.boot()
+        uuid = server['id']
+        server = self.act(server, rescue={})
+        self.assertEqual('RESCUE', server['status'])
+        self.assertEqual(
+            [('judge', 'shutoff'), ('define', 'shutoff'), *START],
+            self.verbs(server),
+        )
+        self.assertEqual(
+            {f'{self.directory(uuid)}/{name}' for name in
+             ('disk', 'disk.rescue')},
+            {d.path for d in self.recording.guests[-1].domain.disks},
+        )
+        self.recording.forget()
+        server = self.act(server, unrescue=None)
+        self.assertEqual('ACTIVE', server['status'])
+        self.assertEqual(
+            [('judge', 'running'), ('define', 'shutoff'), *START],
+            self.verbs(server),
+        )
+        self.assertEqual(['disk'], self.files(uuid))
+        self.assertEqual(
+            {f'{self.directory(uuid)}/disk'},
+            {d.path for d in self.recording.guests[-1].domain.disks},
+        )
+        self.assert_running(server, 3)
+
+    def test_a_start_that_shall_stay_paused_stays_paused(self):
+        # as Nova starts a guest whose ports are not plugged yet
+        server = self.boot()
+        domain = self.domain(server['id'])
+        domain.destroy()
+        host = self.computes['compute1'].driver._host
+        [guest] = host.list_guests(only_running=False)
+        guest.launch(pause=True)
+        self.assertEqual(START, self.verbs(server))
+        self.assertEqual('paused', domain.state)
+        self.assertEqual(1, self.executions(server))

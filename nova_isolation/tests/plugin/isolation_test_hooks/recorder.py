@@ -53,15 +53,18 @@ class Recording:
         self.calls: list[Call] = []
         self.guests: list[base.Guest] = []
         self.look: Callable[[str], str] = lambda uuid: ''
-        self._objections: dict[str, Exception] = {}
+        self._objections: dict[str, tuple[Exception, bool]] = {}
 
-    def object_at(self, verb: str, error: Exception) -> None:
+    def object_at(
+        self, verb: str, error: Exception, *, once: bool = False
+    ) -> None:
         """Make the hook raise.
 
         :param verb: the method's name
-        :param error: what it raises, each time
+        :param error: what it raises
+        :param once: whether only at the next call
         """
-        self._objections[verb] = error
+        self._objections[verb] = (error, once)
 
     def agree(self) -> None:
         """Object no more."""
@@ -89,8 +92,11 @@ class Recording:
         """
         state = self.look(uuid) if uuid else ''
         self.calls.append(Call(verb, uuid, state, number))
-        if verb in self._objections:
-            raise self._objections[verb]
+        error, once = self._objections.get(verb, (None, False))
+        if once:
+            del self._objections[verb]
+        if error is not None:
+            raise error
 
 
 recording = Recording()
