@@ -28,11 +28,11 @@ from nova_isolation import exceptions
 # Linux' PATH_MAX without the closing NUL
 _MAX_PATH = 4095
 
-# A backslash makes these literal for the parser's lexer and for its globbing.
-# In place of the backslash, "?" takes a character class: the parser's glob
-# converter passes an escaped "?" on to its regular expressions, where it makes
-# the character before it optional (apparmor_parser 3.0.8, parser_regex.c).
-_ESCAPED = {c: '\\' + c for c in '*[]{}^,\\"'} | {'?': '[?]'}
+# Written as an octal number, a character means only itself to the parser's
+# lexer and to its globbing, in 3.0 and 4.1; asked of the kernel. Other ways are
+# not safe: "\\" at the end of a path escapes the closing quote, and "[?]"
+# matches nothing.
+_ESCAPED = {c: f'\\{ord(c):03o}' for c in '*?[]{}^,\\"@'}
 
 _FILE_ACCESS = re.compile('(?=[a-z])r?w?m?k?(ix)?')
 _WORD = re.compile('[a-z0-9_]+')
