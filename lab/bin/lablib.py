@@ -1,4 +1,17 @@
-"""For programs that run beside a lab's Nova: its APIs, its compute node, and waiting.
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""For programs that run beside a lab's Nova: its APIs, its compute node, and
+waiting.
 
 The environment comes from `lab run --with nova`; see lab/README.md.
 """
@@ -27,7 +40,9 @@ class Ended(typing.NamedTuple):
 
 
 class Frame(typing.NamedTuple):
-    """A piece of a running command's answer: kind `o`, `e` or `x` (see guest/command-server)."""
+    """A piece of a running command's answer: kind `o`, `e` or `x` (see
+    guest/command-server).
+    """
 
     kind: str
     content: bytes
@@ -47,7 +62,8 @@ def call(
 
     :param path: below the API's root: `/servers`.
     :param base: the API's root, default Nova's.
-    :param token: `user:project` or `user:project:role,role`; default the administrator's.
+    :param token: `user:project` or `user:project:role,role`; default the
+        administrator's.
     :param timeout: seconds.
     :returns: HTTP status and decoded body, the body's text when it is no JSON.
     """
@@ -58,7 +74,9 @@ def call(
         'OpenStack-API-Version': version,
     }
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request((base or os.environ['LAB_API']) + path, data, headers, method=method)
+    request = urllib.request.Request(
+        (base or os.environ['LAB_API']) + path, data, headers, method=method
+    )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             status, raw = response.status, response.read()
@@ -72,13 +90,21 @@ def call(
 
 def placement(method: str, path: str, body: object = None) -> Answer:
     """One request to placement."""
-    return call(method, path, body, base=os.environ['LAB_PLACEMENT'], version=PLACEMENT_VERSION, token='admin')
+    return call(
+        method,
+        path,
+        body,
+        base=os.environ['LAB_PLACEMENT'],
+        version=PLACEMENT_VERSION,
+        token='admin',
+    )
 
 
 def follow(
     command: str | collections.abc.Sequence[str], timeout: float | None = None
 ) -> collections.abc.Iterator[Frame]:
-    """Run a command as root on the compute node and yield what it writes while it does.
+    """Run a command as root on the compute node and yield what it writes while
+    it does.
 
     :param command: a text for sh, or words.
     :param timeout: seconds, after which it is killed; its status then is 124.
@@ -88,7 +114,9 @@ def follow(
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.settimeout(None if timeout is None else timeout + 30)
         words = command if isinstance(command, str) else list(command)
-        connection.sendall(json.dumps({'command': words, 'timeout': timeout}).encode() + b'\n')
+        connection.sendall(
+            json.dumps({'command': words, 'timeout': timeout}).encode() + b'\n'
+        )
         with connection.makefile('rb') as answer:
             while header := answer.read(5):
                 kind, length = struct.unpack('>cI', header)
@@ -99,7 +127,10 @@ def follow(
 
 
 def guest(
-    command: str | collections.abc.Sequence[str], *, timeout: float | None = 60, check: bool = False
+    command: str | collections.abc.Sequence[str],
+    *,
+    timeout: float | None = 60,
+    check: bool = False,
 ) -> Ended:
     """Run a command as root on the compute node.
 
@@ -110,7 +141,10 @@ def guest(
     output = {'o': b'', 'e': b'', 'x': b''}
     for frame in follow(command, timeout):
         output[frame.kind] += frame.content
-    ended = Ended(int(output['x']), *(output[kind].decode(errors='replace') for kind in 'oe'))
+    ended = Ended(
+        int(output['x']),
+        *(output[kind].decode(errors='replace') for kind in 'oe'),
+    )
     if check and ended.status:
         raise RuntimeError(f'{command}: {ended}')
     return ended
@@ -120,13 +154,17 @@ T = typing.TypeVar('T')
 
 
 def wait_for(
-    what: str, probe: collections.abc.Callable[[], T | None], timeout: float = 60, interval: float = 0.1
+    what: str,
+    probe: collections.abc.Callable[[], T | None],
+    timeout: float = 60,
+    interval: float = 0.1,
 ) -> T:
     """Call `probe` until it returns something true, and return that.
 
     :param what: what is waited for, for the error.
     :param timeout: seconds.
-    :raises TimeoutError: when the time is up, with the last OSError that `probe` raised.
+    :raises TimeoutError: when the time is up, with the last OSError that
+        `probe` raised.
     """
     limit = time.monotonic() + timeout
     last: OSError | None = None
@@ -137,7 +175,10 @@ def wait_for(
         except OSError as e:
             last = e
         if time.monotonic() >= limit:
-            raise TimeoutError(f'{what}: not within {timeout} s' + (f' ({last})' if last else ''))
+            raise TimeoutError(
+                f'{what}: not within {timeout} s'
+                + (f' ({last})' if last else '')
+            )
         time.sleep(interval)
 
 
@@ -153,7 +194,11 @@ def server(identity: str, token: str | None = None) -> dict[str, typing.Any]:
 
 
 def settled(
-    identity: str, status: str, *, timeout: float = 120, token: str | None = None
+    identity: str,
+    status: str,
+    *,
+    timeout: float = 120,
+    token: str | None = None,
 ) -> dict[str, typing.Any]:
     """Wait until a server has the status, or ERROR, and no task.
 
@@ -162,19 +207,32 @@ def settled(
 
     def probe() -> dict[str, typing.Any] | None:
         found = server(identity, token)
-        at_rest = found.get('OS-EXT-STS:task_state') is None and found['status'] in (status, 'ERROR')
+        at_rest = found.get('OS-EXT-STS:task_state') is None and found[
+            'status'
+        ] in (status, 'ERROR')
         return found if at_rest else None
 
     return wait_for(f'server {identity} {status}', probe, timeout)
 
 
-def gone(identity: str, *, timeout: float = 120, token: str | None = None) -> None:
+def gone(
+    identity: str, *, timeout: float = 120, token: str | None = None
+) -> None:
     """Wait until a server is deleted."""
-    wait_for(f'server {identity} deleted', lambda: call('GET', f'/servers/{identity}', token=token)[0] == 404, timeout)
+    wait_for(
+        f'server {identity} deleted',
+        lambda: call('GET', f'/servers/{identity}', token=token)[0] == 404,
+        timeout,
+    )
 
 
 def create(
-    name: str, *, config_drive: bool = False, network: bool = False, token: str | None = None, **more: object
+    name: str,
+    *,
+    config_drive: bool = False,
+    network: bool = False,
+    token: str | None = None,
+    **more: object,
 ) -> Answer:
     """Create a server of the lab's flavor and image.
 
@@ -185,7 +243,9 @@ def create(
         'name': name,
         'flavorRef': os.environ['LAB_FLAVOR'],
         'imageRef': os.environ['LAB_GLANCE_IMAGE'],
-        'networks': [{'uuid': os.environ['LAB_NETWORK']}] if network else 'none',
+        'networks': [{'uuid': os.environ['LAB_NETWORK']}]
+        if network
+        else 'none',
         'config_drive': config_drive,
     }
     return call('POST', '/servers', {'server': wanted | more}, token=token)

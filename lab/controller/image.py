@@ -1,4 +1,18 @@
-"""Stand-in for glance, for tests that want none of it: the one image that the databases layer would hold."""
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Stand-in for glance, for tests that want none of it: the one image that the
+databases layer would hold.
+"""
 
 import collections.abc
 import hashlib
@@ -8,7 +22,13 @@ import typing
 from resources import IMAGE
 from resources import IMAGE_FILE
 
-TEXTS = {'name': 'empty', 'status': 'active', 'visibility': 'public', 'disk_format': 'qcow2', 'container_format': 'bare'}
+TEXTS = {
+    'name': 'empty',
+    'status': 'active',
+    'visibility': 'public',
+    'disk_format': 'qcow2',
+    'container_format': 'bare',
+}
 
 
 class Application:
@@ -37,18 +57,32 @@ class Application:
             'schema': '/v2/schemas/image',
         }
 
-    def __call__(self, environment: dict[str, typing.Any], start: typing.Any) -> collections.abc.Iterable[bytes]:
+    def __call__(
+        self, environment: dict[str, typing.Any], start: typing.Any
+    ) -> collections.abc.Iterable[bytes]:
         path = environment['PATH_INFO'].rstrip('/')
         if path.endswith('/file'):
             kind, content = 'application/octet-stream', self.content
         else:
-            kind, content = 'application/json', json.dumps(self.describe(path)).encode()
-        start('200 OK', [('Content-Type', kind), ('Content-Length', str(len(content)))])
+            kind, content = (
+                'application/json',
+                json.dumps(self.describe(path)).encode(),
+            )
+        start(
+            '200 OK',
+            [('Content-Type', kind), ('Content-Length', str(len(content)))],
+        )
         return [content]
 
     def describe(self, path: str) -> dict[str, typing.Any]:
         """The answer to a request for JSON."""
         if 'schemas' in path:
-            properties: dict[str, typing.Any] = {name: {} for name in self.image}
-            return {'name': 'image', 'additionalProperties': {'type': 'string'}, 'properties': properties}
+            properties: dict[str, typing.Any] = {
+                name: {} for name in self.image
+            }
+            return {
+                'name': 'image',
+                'additionalProperties': {'type': 'string'},
+                'properties': properties,
+            }
         return self.image if path.endswith(IMAGE) else {'images': [self.image]}

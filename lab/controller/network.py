@@ -1,6 +1,20 @@
-"""Stand-in for neutron: one network with one subnet, and ports that are bound as taps; just what Nova 34 asks for.
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
 
-Nova's `tap` VIF needs no agent: nova-compute makes the interface, and QEMU opens it. Nobody carries its packets.
+"""Stand-in for neutron: one network with one subnet, and ports that are bound
+as taps; just what Nova 34 asks for.
+
+Nova's `tap` VIF needs no agent: nova-compute makes the interface, and QEMU
+opens it. Nobody carries its packets.
 """
 
 import collections.abc
@@ -44,10 +58,19 @@ CONSTANT: dict[str, list[Resource]] = {
             'enable_dhcp': False,
             'dns_nameservers': [],
             'host_routes': [],
-            'allocation_pools': [{'start': '192.0.2.10', 'end': '192.0.2.250'}],
+            'allocation_pools': [
+                {'start': '192.0.2.10', 'end': '192.0.2.250'}
+            ],
         }
     ],
-    'security-groups': [{'id': GROUP, 'name': 'default', 'description': '', 'security_group_rules': []}],
+    'security-groups': [
+        {
+            'id': GROUP,
+            'name': 'default',
+            'description': '',
+            'security_group_rules': [],
+        }
+    ],
     'floatingips': [],
     'extensions': [],
     'agents': [],
@@ -72,7 +95,8 @@ class Ports:
             'network_id': NETWORK,
             'device_id': '',
             'device_owner': '',
-            'mac_address': 'fa:16:3e:' + ':'.join(number.hex[i : i + 2] for i in (0, 2, 4)),
+            'mac_address': 'fa:16:3e:'
+            + ':'.join(number.hex[i : i + 2] for i in (0, 2, 4)),
             'fixed_ips': [{'subnet_id': SUBNET, 'ip_address': address}],
             'admin_state_up': True,
             'status': 'DOWN',
@@ -95,7 +119,9 @@ class Ports:
             port |= {k: v for k, v in wanted.items() if v is not None}
             bound = bool(port.get('binding:host_id'))
             port['binding:vif_type'] = 'tap' if bound else 'unbound'
-            port['binding:vif_details'] = {'port_filter': False} if bound else {}
+            port['binding:vif_details'] = (
+                {'port_filter': False} if bound else {}
+            )
             port['status'] = 'ACTIVE' if bound else 'DOWN'
             return port
 
@@ -111,9 +137,15 @@ class Ports:
 
 
 def matches(resource: Resource, query: dict[str, list[str]]) -> bool:
-    """Whether a list request wants this resource; what a resource does not have, cannot be asked for."""
+    """Whether a list request wants this resource; what a resource does not
+    have, cannot be asked for.
+    """
     ignored = ('fields', 'tenant_id', 'project_id', 'limit', 'marker')
-    return all(str(resource[k]) in values for k, values in query.items() if k in resource and k not in ignored)
+    return all(
+        str(resource[k]) in values
+        for k, values in query.items()
+        if k in resource and k not in ignored
+    )
 
 
 class Application:
@@ -122,46 +154,103 @@ class Application:
     def __init__(self) -> None:
         self.ports = Ports()
 
-    def __call__(self, environment: dict[str, typing.Any], start: typing.Any) -> collections.abc.Iterable[bytes]:
+    def __call__(
+        self, environment: dict[str, typing.Any], start: typing.Any
+    ) -> collections.abc.Iterable[bytes]:
         length = int(environment.get('CONTENT_LENGTH') or 0)
-        body = json.loads(environment['wsgi.input'].read(length)) if length else {}
-        path = environment['PATH_INFO'].strip('/').removeprefix('v2.0').strip('/').split('/')
+        body = (
+            json.loads(environment['wsgi.input'].read(length))
+            if length
+            else {}
+        )
+        path = (
+            environment['PATH_INFO']
+            .strip('/')
+            .removeprefix('v2.0')
+            .strip('/')
+            .split('/')
+        )
         query = urllib.parse.parse_qs(environment.get('QUERY_STRING', ''))
         try:
-            status, answer = self.answer(environment['REQUEST_METHOD'], path, query, body)
+            status, answer = self.answer(
+                environment['REQUEST_METHOD'], path, query, body
+            )
         except KeyError:
-            status, answer = '404 Not Found', {'NeutronError': {'type': 'NotFound', 'message': str(path), 'detail': ''}}
+            status, answer = (
+                '404 Not Found',
+                {
+                    'NeutronError': {
+                        'type': 'NotFound',
+                        'message': str(path),
+                        'detail': '',
+                    }
+                },
+            )
         # stderr is this stand-in's log
-        print(environment['REQUEST_METHOD'], environment['PATH_INFO'], query, status, file=environment['wsgi.errors'])
+        print(
+            environment['REQUEST_METHOD'],
+            environment['PATH_INFO'],
+            query,
+            status,
+            file=environment['wsgi.errors'],
+        )
         content = b'' if answer is None else json.dumps(answer).encode()
-        start(status, [('Content-Type', 'application/json'), ('Content-Length', str(len(content)))])
+        start(
+            status,
+            [
+                ('Content-Type', 'application/json'),
+                ('Content-Length', str(len(content))),
+            ],
+        )
         return [content]
 
     def answer(
-        self, method: str, path: list[str], query: dict[str, list[str]], body: Resource
+        self,
+        method: str,
+        path: list[str],
+        query: dict[str, list[str]],
+        body: Resource,
     ) -> tuple[str, Resource | None]:
         """The answer to one request.
 
         :raises KeyError: when there is no such thing.
         """
-        collection, identity = path[0].removesuffix('.json'), path[1].removesuffix('.json') if len(path) > 1 else None
+        collection, identity = (
+            path[0].removesuffix('.json'),
+            path[1].removesuffix('.json') if len(path) > 1 else None,
+        )
         if collection == 'quotas':
-            return '200 OK', {'quota': {'port': -1, 'network': -1, 'security_group': -1}}
+            return '200 OK', {
+                'quota': {'port': -1, 'network': -1, 'security_group': -1}
+            }
         if collection != 'ports':
-            return '200 OK', self.read(collection, CONSTANT[collection], identity, query)
+            return '200 OK', self.read(
+                collection, CONSTANT[collection], identity, query
+            )
         if method == 'POST':
             return '201 Created', {'port': self.ports.create(body['port'])}
         if method == 'PUT' and identity:
-            return '200 OK', {'port': self.ports.update(identity, body['port'])}
+            return '200 OK', {
+                'port': self.ports.update(identity, body['port'])
+            }
         if method == 'DELETE' and identity:
             self.ports.delete(identity)
             return '204 No Content', None
-        return '200 OK', self.read(collection, self.ports.all(), identity, query)
+        return '200 OK', self.read(
+            collection, self.ports.all(), identity, query
+        )
 
     @staticmethod
-    def read(collection: str, resources: list[Resource], identity: str | None, query: dict[str, list[str]]) -> Resource:
+    def read(
+        collection: str,
+        resources: list[Resource],
+        identity: str | None,
+        query: dict[str, list[str]],
+    ) -> Resource:
         """One resource, or those that the query matches."""
         name = collection.replace('-', '_')
         if identity is None:
             return {name: [r for r in resources if matches(r, query)]}
-        return {name.removesuffix('s'): {r['id']: r for r in resources}[identity]}
+        return {
+            name.removesuffix('s'): {r['id']: r for r in resources}[identity]
+        }

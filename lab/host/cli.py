@@ -1,3 +1,15 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
 """lab/lab's command line."""
 
 import argparse
@@ -35,24 +47,102 @@ def file(text: str) -> pathlib.Path:
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    top = argparse.ArgumentParser(prog='lab/lab', description='A real kernel with AppArmor, libvirt and Nova on any machine.')
+    top = argparse.ArgumentParser(
+        prog='lab/lab',
+        description='A real kernel with AppArmor, with libvirt and Nova.',
+    )
     verbs = top.add_subparsers(dest='verb', required=True)
     build = verbs.add_parser('build', help='build what is missing of images')
-    build.add_argument('image', nargs='*', metavar='IMAGE', help=f'{" or ".join(images.NAMES)} (default: all)')
+    build.add_argument(
+        'image',
+        nargs='*',
+        metavar='IMAGE',
+        help=f'{" or ".join(images.NAMES)} (default: all)',
+    )
     go = verbs.add_parser('run', help='run a command in the lab')
-    go.add_argument('--image', choices=images.NAMES, default=images.DEFAULT, help='default: %(default)s')
-    go.add_argument('--lsm', choices=('apparmor', 'none'), default='apparmor', help="the kernel's security module")
-    go.add_argument('--with', dest='mode', choices=('libvirt', 'nova'), default='none', help='what runs beside CMD')
-    go.add_argument('--share', type=directory, metavar='DIR', help='writable directory, /share on the machine')
-    go.add_argument('--timeout', type=float, default=600, metavar='S', help='limit for everything, default %(default)s')
-    go.add_argument('--cpu', type=int, metavar='N', help="the machine's CPU, default: one that no other run has")
-    go.add_argument('--conf', type=file, action='append', default=[], metavar='FILE', help='more configuration')
-    go.add_argument('--plugin', type=directory, action='append', default=[], metavar='DIR', help='a project to install')
-    go.add_argument('--compute-driver', default='isolation.LibvirtDriver', metavar='NAME', help='default: %(default)s')
-    go.add_argument('--glance', choices=('real', 'stub'), default='real', help='default: %(default)s')
-    go.add_argument('--no-preload', dest='preload', action='store_false', help='without what speeds up the lab only')
-    go.add_argument('--keep', action='store_true', help='keep the logs also when CMD succeeds')
-    go.add_argument('command', nargs='+', metavar='CMD', help='after --; on the machine, with --with nova beside it')
+    go.add_argument(
+        '--image',
+        choices=images.NAMES,
+        default=images.DEFAULT,
+        help='default: %(default)s',
+    )
+    go.add_argument(
+        '--lsm',
+        choices=('apparmor', 'none'),
+        default='apparmor',
+        help="the kernel's security module",
+    )
+    go.add_argument(
+        '--with',
+        dest='mode',
+        choices=('libvirt', 'nova'),
+        default='none',
+        help='what runs beside CMD',
+    )
+    go.add_argument(
+        '--share',
+        type=directory,
+        metavar='DIR',
+        help='writable directory, /share on the machine',
+    )
+    go.add_argument(
+        '--timeout',
+        type=float,
+        default=600,
+        metavar='S',
+        help='limit for everything, default %(default)s',
+    )
+    go.add_argument(
+        '--cpu',
+        type=int,
+        metavar='N',
+        help="the machine's CPU, default: one that no other run has",
+    )
+    go.add_argument(
+        '--conf',
+        type=file,
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='more configuration',
+    )
+    go.add_argument(
+        '--plugin',
+        type=directory,
+        action='append',
+        default=[],
+        metavar='DIR',
+        help='a project to install',
+    )
+    go.add_argument(
+        '--compute-driver',
+        default='isolation.LibvirtDriver',
+        metavar='NAME',
+        help='default: %(default)s',
+    )
+    go.add_argument(
+        '--glance',
+        choices=('real', 'stub'),
+        default='real',
+        help='default: %(default)s',
+    )
+    go.add_argument(
+        '--no-preload',
+        dest='preload',
+        action='store_false',
+        help='without what speeds up the lab only',
+    )
+    go.add_argument(
+        '--keep',
+        action='store_true',
+        help='keep the logs also when CMD succeeds',
+    )
+    go.add_argument(
+        'command',
+        nargs='+',
+        metavar='CMD',
+        help='after --; on the machine, with --with nova beside it',
+    )
     return top
 
 
@@ -60,11 +150,15 @@ def build(names: list[str]) -> None:
     """Build images, side by side."""
     for name in names:
         if name not in images.NAMES:
-            raise LabError(f'{name}: no such image; there are {", ".join(images.NAMES)}')
+            raise LabError(
+                f'{name}: no such image; there are {", ".join(images.NAMES)}'
+            )
     start = time.monotonic()
     store = cache.Cache(paths.cache())
     with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
-        made = {pool.submit(images.obtain, name, store): name for name in names}
+        made = {
+            pool.submit(images.obtain, name, store): name for name in names
+        }
         errors = []
         for future in concurrent.futures.as_completed(made):
             try:
@@ -74,15 +168,25 @@ def build(names: list[str]) -> None:
     store.prune()
     if errors:
         raise LabError('\n'.join(errors))
-    progress.say(f'{time.monotonic() - start:6.1f} s  {", ".join(names)}: ready in {store.root}')
+    seconds, listed = time.monotonic() - start, ', '.join(names)
+    progress.say(f'{seconds:6.1f} s  {listed}: ready in {store.root}')
 
 
 def as_root(arguments: list[str]) -> None:
     """Go on as root, with the cache of the user who called."""
     if os.geteuid() != 0:
         cache_home = paths.cache().parent.parent
-        command = ['sudo', '--', 'env', f'XDG_CACHE_HOME={cache_home}', f'PATH={os.environ.get("PATH", "")}']
-        os.execvp('sudo', [*command, sys.executable, str(paths.LAB / 'lab'), *arguments])
+        command = [
+            'sudo',
+            '--',
+            'env',
+            f'XDG_CACHE_HOME={cache_home}',
+            f'PATH={os.environ.get("PATH", "")}',
+        ]
+        os.execvp(
+            'sudo',
+            [*command, sys.executable, str(paths.LAB / 'lab'), *arguments],
+        )
 
 
 def main() -> int:

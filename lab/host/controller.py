@@ -1,4 +1,18 @@
-"""The controller of a run: services that run natively, from the image's tree, copy-on-write in memory."""
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The controller of a run: services that run natively, from the image's tree,
+copy-on-write in memory.
+"""
 
 import pathlib
 import subprocess
@@ -12,7 +26,9 @@ from host import spec
 from host.errors import LabError
 
 ENVIRONMENT = contain.clean_environment(
-    PYTHONPATH='/src/lab/controller', PYTHONUNBUFFERED='1', PYTHONDONTWRITEBYTECODE='1'
+    PYTHONPATH='/src/lab/controller',
+    PYTHONUNBUFFERED='1',
+    PYTHONDONTWRITEBYTECODE='1',
 )
 READY = 'Join ServiceGroup'  # what nova-conductor logs when it listens
 
@@ -23,26 +39,27 @@ def start(run: spec.Spec, directory: pathlib.Path) -> dict[str, list[str]]:
     :returns: the commands of its services by name.
     """
     overlay = directory / 'memory' / 'controller'
-    root = overlay / 'root'
-    script = f"""
-        mkdir -p {overlay}/upper {overlay}/work {root}
-        lower={run.databases}/{databases.UPPER}:{run.tree}
-        mount -t overlay overlay -o lowerdir=$lower,upperdir={overlay}/upper,workdir={overlay}/work {root}
-        mount -t proc proc {root}/proc
-        mount --rbind /dev {root}/dev
-        mount -t tmpfs tmpfs {root}/run
-        mount -t tmpfs -o mode=1777 tmpfs {root}/tmp
-        mkdir {root}/run/log
-        mount --bind {paths.CHECKOUT} {root}/src
-        mount -o remount,ro,bind {root}/src
-        mount --bind {directory}/log {root}/run/log
-    """
-    done = subprocess.run(['sh', '-euc', script], stderr=subprocess.PIPE, text=True)
+    command: list[str | pathlib.Path] = [
+        paths.LAB / 'host' / 'controller-root.sh',
+        f'{run.databases}/{databases.UPPER}:{run.tree}',
+        overlay,
+        paths.CHECKOUT,
+        directory / 'log',
+    ]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise LabError(f'the root of the controller: {done.stderr.strip()}')
     stub = ['--stub-glance'] if run.glance == 'stub' else []
     services = {'rabbitmq': [], 'mariadb': [], 'services': ['/run/log', *stub]}
-    return {name: ['chroot', str(root), f'/src/lab/controller/{name}', *words] for name, words in services.items()}
+    return {
+        name: [
+            'chroot',
+            str(overlay / 'root'),
+            f'/src/lab/controller/{name}',
+            *words,
+        ]
+        for name, words in services.items()
+    }
 
 
 def environment(address: str) -> dict[str, str]:
@@ -61,22 +78,34 @@ def environment(address: str) -> dict[str, str]:
 
 
 def conductor_is_up(log: pathlib.Path) -> bool:
-    """Whether nova-conductor listens: a nova-compute that speaks earlier waits for 10 s."""
+    """Whether nova-conductor listens: a nova-compute that speaks earlier waits
+    for 10 s.
+    """
     try:
-        return READY in (log / 'nova-conductor.log').read_text(errors='replace')
+        return READY in (log / 'nova-conductor.log').read_text(
+            errors='replace'
+        )
     except FileNotFoundError:
         return False
 
 
 def compute_is_up(*, with_inventory: bool) -> bool:
-    """Whether the scheduler finds the compute node: its service is up and placement has its inventory."""
+    """Whether the scheduler finds the compute node: its service is up and
+    placement has its inventory.
+    """
     try:
-        status, answer = lablib.call('GET', '/os-services?binary=nova-compute', timeout=10)
-        if status != 200 or not any(service['state'] == 'up' for service in answer['services']):
+        status, answer = lablib.call(
+            'GET', '/os-services?binary=nova-compute', timeout=10
+        )
+        if status != 200 or not any(
+            service['state'] == 'up' for service in answer['services']
+        ):
             return False
         if not with_inventory:
             return True
-        for provider in lablib.placement('GET', '/resource_providers')[1]['resource_providers']:
+        for provider in lablib.placement('GET', '/resource_providers')[1][
+            'resource_providers'
+        ]:
             path = f'/resource_providers/{provider["uuid"]}/inventories'
             return 'VCPU' in lablib.placement('GET', path)[1]['inventories']
     except OSError:

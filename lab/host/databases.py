@@ -1,4 +1,18 @@
-"""The databases layer: what MariaDB, RabbitMQ and glance hold at the start of a run, as an overlay over the tree."""
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The databases layer: what MariaDB, RabbitMQ and glance hold at the start of
+a run, as an overlay over the tree.
+"""
 
 import pathlib
 import shutil
@@ -11,8 +25,25 @@ from host import progress
 NAME = 'databases'
 UPPER = 'upper'
 USED = (
-    *(f'controller/{name}' for name in ('bake', 'mariadb', 'rabbitmq', 'first_image.py', 'resources.py')),
-    *(f'etc/{name}' for name in ('mariadb.cnf', 'glance-api.conf', 'placement.conf', 'nova-controller.conf')),
+    *(
+        f'controller/{name}'
+        for name in (
+            'bake',
+            'mariadb',
+            'rabbitmq',
+            'first_image.py',
+            'resources.py',
+        )
+    ),
+    *(
+        f'etc/{name}'
+        for name in (
+            'mariadb.cnf',
+            'glance-api.conf',
+            'placement.conf',
+            'nova-controller.conf',
+        )
+    ),
 )
 
 

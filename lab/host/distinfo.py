@@ -1,6 +1,20 @@
-"""What an installation of a checkout would give: its entry points and its programs, made from its pyproject.toml.
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
 
-The checkout itself is used where it is; so a change in it counts at the next run, without a build.
+"""What an installation of a checkout would give: its entry points and its
+programs, made from its pyproject.toml.
+
+The checkout itself is used where it is; so a change in it counts at the next
+run, without a build.
 """
 
 import pathlib
@@ -21,7 +35,7 @@ sys.exit({attribute}())
 
 
 def project(source: pathlib.Path) -> dict[str, typing.Any]:
-    """The [project] table of a directory's pyproject.toml; empty when there is none.
+    """The [project] table of a directory's pyproject.toml, empty without one.
 
     :raises LabError: if the file cannot be read.
     """
@@ -45,8 +59,14 @@ def entry_points(table: dict[str, typing.Any]) -> dict[str, dict[str, str]]:
     return groups
 
 
-def install(source: pathlib.Path, seen_as: str, site: pathlib.Path, programs: pathlib.Path) -> None:
-    """Make a project known to the Python that has `site` as one of its site directories.
+def install(
+    source: pathlib.Path,
+    seen_as: str,
+    site: pathlib.Path,
+    programs: pathlib.Path,
+) -> None:
+    """Make a project known to the Python that has `site` as one of its site
+    directories.
 
     :param source: the project's directory.
     :param seen_as: the same directory's name where that Python runs.
@@ -60,11 +80,15 @@ def install(source: pathlib.Path, seen_as: str, site: pathlib.Path, programs: pa
     version = table.get('version', VERSION)
     info = site / f'{name}-{version}.dist-info'
     info.mkdir(parents=True, exist_ok=True)
-    (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {table["name"]}\nVersion: {version}\n')
+    (info / 'METADATA').write_text(
+        f'Metadata-Version: 2.1\nName: {table["name"]}\nVersion: {version}\n'
+    )
     groups = entry_points(table)
     (info / 'entry_points.txt').write_text(
         '\n'.join(
-            f'[{group}]\n' + ''.join(f'{key} = {value}\n' for key, value in points.items()) for group, points in groups.items()
+            f'[{group}]\n'
+            + ''.join(f'{key} = {value}\n' for key, value in points.items())
+            for group, points in groups.items()
         )
     )
     (site / f'{name}.pth').write_text(seen_as + '\n')

@@ -1,4 +1,18 @@
-"""The files that a run shows its machine at /lab: the job, projects, programs and configuration."""
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The files that a run shows its machine at /lab: the job, projects, programs
+and configuration.
+"""
 
 import collections.abc
 import pathlib
@@ -37,7 +51,9 @@ def write(
     :param conf: further configuration files.
     """
     target.mkdir()
-    (target / 'job').write_text(''.join(f'{name}={value}\n' for name, value in job.items()))
+    (target / 'job').write_text(
+        ''.join(f'{name}={value}\n' for name, value in job.items())
+    )
     site, programs = target / 'site', target / 'bin'
     for directory in (site, programs):
         directory.mkdir()
@@ -45,22 +61,43 @@ def write(
     for number, plugin in enumerate(plugins):
         shutil.copytree(plugin, target / 'plugins' / str(number))
         distinfo.install(plugin, f'/lab/plugins/{number}', site, programs)
-    _configuration(target / 'conf', conf, compute_driver, WARM_HELPER if preload else HELPER)
+    _configuration(
+        target / 'conf',
+        conf,
+        compute_driver,
+        WARM_HELPER if preload else HELPER,
+    )
 
 
 def _configuration(
-    target: pathlib.Path, conf: collections.abc.Sequence[pathlib.Path], compute_driver: str, helper: str
+    target: pathlib.Path,
+    conf: collections.abc.Sequence[pathlib.Path],
+    compute_driver: str,
+    helper: str,
 ) -> None:
-    """Write nova-compute's and the agent's configuration: files in the order of their names."""
+    """Write nova-compute's and the agent's configuration: files in the order
+    of their names.
+    """
     target.mkdir()
     own = target / '30-run.conf'
     sources = [paths.LAB / 'etc' / name for name in COMMON]
-    files = [target / f'{10 + n}-{source.name}' for n, source in enumerate(sources)]
-    files += [target / f'{50 + n}-{source.stem}.conf' for n, source in enumerate(conf)]
+    files = [
+        target / f'{10 + n}-{source.name}' for n, source in enumerate(sources)
+    ]
+    files += [
+        target / f'{50 + n}-{source.stem}.conf'
+        for n, source in enumerate(conf)
+    ]
     for source, file in zip([*sources, *conf], files, strict=True):
         shutil.copy(source, file)
         file.chmod(0o644)
-    arguments = ' '.join(f'--config-file /lab/conf/{file.name}' for file in sorted([*files, own]))
+    arguments = ' '.join(
+        f'--config-file /lab/conf/{file.name}'
+        for file in sorted([*files, own])
+    )
     text = f'[DEFAULT]\ncompute_driver = {compute_driver}\n'
-    text += ''.join(f'[{context}]\nhelper_command = sudo {helper} {arguments}\n' for context in CONTEXTS)
+    text += ''.join(
+        f'[{context}]\nhelper_command = sudo {helper} {arguments}\n'
+        for context in CONTEXTS
+    )
     own.write_text(text)

@@ -1,6 +1,20 @@
-"""A run, seen from inside its network, mount and process namespaces, whose first process this is: when it ends, all ends.
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
 
-It connects the machine, starts it and, with `--with nova`, the controller; waits until they are ready; runs the command.
+"""A run, seen from inside its network, mount and process namespaces, whose
+first process this is: when it ends, all ends.
+
+It connects the machine, starts it and, with `--with nova`, the controller;
+waits until they are ready; runs the command.
 """
 
 import os
@@ -21,7 +35,7 @@ from host.errors import LabError
 
 CONTROLLER, COMPUTE, TAP = '10.77.0.1', '10.77.0.2', 'tap0'
 COMMAND_PORT = 7000
-BOOT_LIMIT = 240  # seconds until the machine must be ready; the time limit of the run is outside
+BOOT_LIMIT = 240  # seconds until all must be up; the run's limit is outside
 
 
 class Run:
@@ -36,7 +50,8 @@ class Run:
         self.log = directory / 'log'
         self.guest = directory / 'guest'
         self.start = time.monotonic()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}  # that must live as long as the run
+        # that must live as long as the run
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._notes = (self.log / 'run.log').open('w', buffering=1)
 
     def note(self, text: str) -> None:
@@ -44,19 +59,24 @@ class Run:
         self._notes.write(f'[{time.monotonic() - self.start:6.2f}] {text}\n')
 
     def prepare(self) -> None:
-        """Mounts and network. Nothing of it is undone: it goes with the namespaces."""
+        """Mounts and network. Nothing of it is undone: it goes with the
+        namespaces.
+        """
         memory = self.directory / 'memory'
         view = self.directory / 'src'
         for path in (memory, view):
             path.mkdir()
         do('mount', '-t', 'tmpfs', '-o', 'mode=755,size=90%', 'tmpfs', memory)
-        # the machine's own read-only mount could be remounted by its root; this one cannot
+        # the machine's own read-only mount could be remounted by its root;
+        # this one cannot
         do('mount', '--bind', paths.CHECKOUT, view)
         do('mount', '-o', 'remount,ro,bind', view)
-        do('mount', '--bind', self.log / 'compute', pathlib.Path(self.spec.share) / 'log')
+        shared = pathlib.Path(self.spec.share) / 'log'
+        do('mount', '--bind', self.log / 'compute', shared)
         do('ip', 'link', 'set', 'lo', 'up')
         do('ip', 'tuntap', 'add', TAP, 'mode', 'tap')
-        # without, bulk traffic to the machine crawls at 36 KB/s: its driver cannot do with large segments
+        # without, bulk traffic to the machine crawls at 36 KB/s: its driver
+        # cannot do with large segments
         do('ip', 'link', 'set', TAP, 'gso_max_segs', '1', 'up')
         do('ip', 'addr', 'add', f'{CONTROLLER}/24', 'dev', TAP)
 
@@ -68,76 +88,120 @@ class Run:
             pathlib.Path(self.spec.kernel),
             disk=f'{memory}/cow,{disk}',
             lsm=self.spec.lsm,
-            mounts={'src': self.directory / 'src', 'share': pathlib.Path(self.spec.share), 'lab': self.guest},
+            mounts={
+                'src': self.directory / 'src',
+                'share': pathlib.Path(self.spec.share),
+                'lab': self.guest,
+            },
             init_arguments={'lab_job': 'run'},
             tap=TAP,
             directory=memory,
+            cpu=self.spec.cpu,
         )
-        env = {'PATH': '/usr/bin:/bin', 'HOME': str(memory), 'TMPDIR': str(memory)}
-        self.begin('console', ['taskset', '-c', str(self.spec.cpu), *command], env)
+        env = {
+            'PATH': '/usr/bin:/bin',
+            'HOME': str(memory),
+            'TMPDIR': str(memory),
+        }
+        self.begin('console', command, env)
 
-    def begin(self, name: str, command: list[str], env: dict[str, str]) -> None:
-        """Start a process that must live as long as the run, with its output in the log of that name."""
+    def begin(
+        self, name: str, command: list[str], env: dict[str, str]
+    ) -> None:
+        """Start a process that must live as long as the run, with its output
+        in the log of that name.
+        """
         with (self.log / f'{name}.log').open('wb') as log:
             self.processes[name] = subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
 
     def wait_ready(self) -> None:
         """Wait until the command can run.
 
-        :raises LabError: when something ended that should not, or the time was up.
+        :raises LabError: when something ended that should not, or the time was
+            up.
         """
         limit = time.monotonic() + BOOT_LIMIT
-        steps = [('the machine', lambda: (self.guest / 'ready').exists())]
-        if self.spec.mode == 'nova':
-            steps.insert(0, ('nova-conductor', lambda: controller.conductor_is_up(self.log)))
-        for what, done in steps:
-            self._wait(what, done, limit)
-            if what == 'nova-conductor':
-                (self.guest / 'controller-up').touch()
-        if self.spec.mode == 'nova':
+        nova = self.spec.mode == 'nova'
+        if nova:
+            self._wait('nova-conductor', self._conductor_is_up, limit)
+            (self.guest / 'controller-up').touch()
+        self._wait('the machine', (self.guest / 'ready').exists, limit)
+        if nova:
             self._wait('nova-compute', self._compute_is_up, limit, 0.25)
 
-    def _wait(self, what: str, done: typing.Callable[[], bool], limit: float, interval: float = 0.05) -> None:
+    def _wait(
+        self,
+        what: str,
+        done: typing.Callable[[], bool],
+        limit: float,
+        interval: float = 0.05,
+    ) -> None:
         while not done():
             for name, process in self.processes.items():
                 if process.poll() is not None:
-                    log = self.log / f'{name}.log'
-                    raise LabError(f'{name} ended with status {process.returncode}; {log}:\n{progress.tail(log)}')
+                    raise self._failure(
+                        f'{name} ended with status {process.returncode}', name
+                    )
             if time.monotonic() > limit:
-                log = self.log / 'console.log'
-                raise LabError(f'{what} is not up within {BOOT_LIMIT} s; {log}:\n{progress.tail(log)}')
+                raise self._failure(f'{what} is not up in {BOOT_LIMIT} s')
             time.sleep(interval)
         self.note(f'{what} is up')
 
+    def _failure(self, text: str, name: str = 'console') -> LabError:
+        """An error with the end of the log that should tell why."""
+        log = self.log / f'{name}.log'
+        return LabError(progress.with_tail(f'{text}; {log}:', log))
+
+    def _conductor_is_up(self) -> bool:
+        return controller.conductor_is_up(self.log)
+
     def _compute_is_up(self) -> bool:
-        """Whether nova-compute can be used; without AppArmor also when it refused to run."""
+        """Whether nova-compute can be used; without AppArmor also when it
+        refused to run.
+        """
         if (self.guest / 'compute-ended').exists():
-            log = self.log / 'compute' / 'nova-compute.log'
             if self.spec.lsm == 'none':
-                progress.say('lab: nova-compute ended, as it may without AppArmor')
+                progress.say(
+                    'lab: nova-compute ended, as it may without AppArmor'
+                )
                 return True
-            raise LabError(f'nova-compute ended; {log}:\n{progress.tail(log)}')
+            raise self._failure('nova-compute ended', 'compute/nova-compute')
         return controller.compute_is_up(with_inventory=self.spec.lsm != 'none')
 
     def command(self) -> int:
-        """Run the command.
+        """Run the command, on the machine or beside it.
 
         :returns: its exit status.
         """
-        if self.spec.mode == 'nova':
-            (self.guest / 'up').touch()
-            progress.say(f'lab: Nova is up on {self.spec.image} after {time.monotonic() - self.start:.1f} s')
-            outer = os.environ.pop('LAB_OUTER_PYTHONPATH', '')
-            path = os.pathsep.join(filter(None, (str(paths.LAB / 'bin'), outer)))
-            env = dict(os.environ, PYTHONPATH=path, PATH=f'{paths.LAB / "bin"}:{os.environ["PATH"]}')
-            try:
-                status = subprocess.run(self.spec.command, env=env).returncode
-            except OSError as e:
-                progress.say(f'lab: {self.spec.command[0]}: {e.strerror}')
-                return 127 if isinstance(e, FileNotFoundError) else 126
-            return status if status >= 0 else 128 - status
+        if self.spec.mode != 'nova':
+            return self._on_the_machine()
+        (self.guest / 'up').touch()
+        seconds = time.monotonic() - self.start
+        progress.say(f'lab: Nova is up on {self.spec.image}: {seconds:.1f} s')
+        return self._beside_the_machine()
+
+    def _beside_the_machine(self) -> int:
+        programs = str(paths.LAB / 'bin')
+        outer = os.environ.pop('LAB_OUTER_PYTHONPATH', '')
+        env = dict(
+            os.environ,
+            PYTHONPATH=os.pathsep.join(filter(None, (programs, outer))),
+            PATH=os.pathsep.join((programs, os.environ['PATH'])),
+        )
+        try:
+            status = subprocess.run(self.spec.command, env=env).returncode
+        except OSError as e:
+            progress.say(f'lab: {self.spec.command[0]}: {e.strerror}')
+            return 127 if isinstance(e, FileNotFoundError) else 126
+        return status if status >= 0 else 128 - status
+
+    def _on_the_machine(self) -> int:
         streams = {'o': sys.stdout.buffer, 'e': sys.stderr.buffer}
         try:
             for frame in lablib.follow(self.spec.command):
@@ -146,8 +210,7 @@ class Run:
                 streams[frame.kind].write(frame.content)
                 streams[frame.kind].flush()
         except ConnectionError as e:
-            log = self.log / 'console.log'
-            raise LabError(f'{e} while the command ran; {log}:\n{progress.tail(log)}') from e
+            raise self._failure(f'{e} while the command ran') from e
         raise AssertionError('a command without an end')
 
     def run(self) -> int:
@@ -163,7 +226,9 @@ class Run:
         self.boot()
         if self.spec.mode == 'nova':
             os.environ.update(controller.environment(CONTROLLER))
-            for name, command in controller.start(self.spec, self.directory).items():
+            for name, command in controller.start(
+                self.spec, self.directory
+            ).items():
                 self.begin(name, command, controller.ENVIRONMENT)
         self.note('started')
         self.wait_ready()
@@ -174,14 +239,17 @@ class Run:
 
 def do(*command: str | pathlib.Path) -> None:
     """Run a command of the set-up; its message is the failure."""
-    done = subprocess.run([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [str(word) for word in command], stderr=subprocess.PIPE, text=True
+    )
     if done.returncode:
         raise LabError(f'{" ".join(map(str, command))}: {done.stderr.strip()}')
 
 
 def main() -> None:
     """Run, and leave the result in the run's directory."""
-    # PID 1 is not ended by a signal without handler; with one, the command's process gets the default again. Ctrl-C is run.py's
+    # PID 1 is not ended by a signal without handler; with one, the command's
+    # process gets the default again. Ctrl-C is run.py's
     signal.signal(signal.SIGINT, lambda _number, _frame: None)
     directory = pathlib.Path(sys.argv[1])
     try:

@@ -1,4 +1,18 @@
-"""What a build tells the person who waits for it: each step with its seconds, and a failing step with its log."""
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a build tells the person who waits for it: each step with its seconds,
+and a failing step with its log.
+"""
 
 import collections.abc
 import contextlib
@@ -14,7 +28,9 @@ TAIL = 25  # lines of a log that are shown when something failed
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal; stdout belongs to the command that runs in the lab."""
+    """One line for the person at the terminal; stdout belongs to the command
+    that runs in the lab.
+    """
     print(text, file=sys.stderr, flush=True)
 
 
@@ -25,6 +41,11 @@ def tail(log: pathlib.Path, lines: int = TAIL) -> str:
     except OSError as e:
         return f'  | ({e})'
     return '\n'.join('  | ' + line for line in text.splitlines()[-lines:])
+
+
+def with_tail(text: str, log: pathlib.Path) -> str:
+    """A message followed by the end of a log."""
+    return f'{text}\n{tail(log)}'
 
 
 class Steps:
@@ -40,7 +61,9 @@ class Steps:
 
     @contextlib.contextmanager
     def step(self, name: str) -> collections.abc.Iterator['Step']:
-        """Run the body as one step; when it fails, name its log and show its end."""
+        """Run the body as one step; when it fails, name its log and show its
+        end.
+        """
         path = self.logs / (name.replace(' ', '-') + '.log')
         start = time.monotonic()
         say(f'   …      {self.title}: {name}')
@@ -49,12 +72,15 @@ class Steps:
                 yield Step(log)
             except (subprocess.CalledProcessError, OSError, LabError) as e:
                 log.flush()
-                raise LabError(f'{self.title}: step "{name}" failed: {e}\n{tail(path)}\n  log: {path}') from e
+                text = f'{self.title}: step "{name}" failed: {e}; {path}:'
+                raise LabError(with_tail(text, path)) from e
         say(f'{time.monotonic() - start:6.1f} s  {self.title}: {name}')
 
 
 class Step:
-    """One step of a build: runs commands with their output in the step's log."""
+    """One step of a build: runs commands with their output in the step's
+    log.
+    """
 
     def __init__(self, log: typing.TextIO) -> None:
         self._log = log
@@ -76,5 +102,11 @@ class Step:
         self._log.write(f'+ {" ".join(argv)}\n')
         self._log.flush()
         subprocess.run(
-            argv, check=True, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+            argv,
+            check=True,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
         )

@@ -1,4 +1,18 @@
-"""A run, seen from outside: prepares its directory, keeps its time limit, and leaves nothing of it but logs."""
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A run, seen from outside: prepares its directory, keeps its time limit, and
+leaves nothing of it but logs.
+"""
 
 import argparse
 import ctypes
@@ -50,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     directory = _new_directory(store.root)
     lock = os.open(directory / 'lock', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    cpu, cpu_lock = cpus.choose(store.root / 'locks')
+    cpu, cpu_lock = cpus.choose(store.root / cache.LOCKS)
     if arguments.cpu is not None:
         cpu = arguments.cpu
     share, made = _share(directory, arguments.share)
@@ -72,20 +86,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_driver(arguments: argparse.Namespace) -> None:
-    """A compute driver of ours needs its entry point, else Nova's message is about a module that is missing."""
-    if arguments.mode != 'nova' or not arguments.compute_driver.startswith('isolation.'):
+    """A compute driver of ours needs its entry point, else Nova's message is
+    about a module that is missing.
+    """
+    driver = arguments.compute_driver
+    if arguments.mode != 'nova' or not driver.startswith('isolation.'):
         return
     for source in (paths.CHECKOUT, *arguments.plugin):
-        if 'isolation' in distinfo.entry_points(distinfo.project(source)).get('os_vif', {}):
+        points = distinfo.entry_points(distinfo.project(source))
+        if 'isolation' in points.get('os_vif', {}):
             return
     raise LabError(
-        f'--compute-driver {arguments.compute_driver}: neither the checkout nor a plugin registers the os_vif entry point '
-        '"isolation" that makes it importable; stock Nova is --compute-driver libvirt.LibvirtDriver'
+        f'--compute-driver {driver}: neither the checkout nor a plugin '
+        'registers the os_vif entry point "isolation" that makes it '
+        'importable; stock Nova is --compute-driver libvirt.LibvirtDriver'
     )
 
 
 def _new_directory(root: pathlib.Path) -> pathlib.Path:
-    """The directory of this run; those of the oldest that ended are removed."""
+    """The directory of this run; those of the oldest that ended are
+    removed.
+    """
     runs = root / 'runs'
     runs.mkdir(exist_ok=True)
     for old in sorted(runs.iterdir(), key=lambda p: p.name)[:-KEEP_RUNS]:
@@ -107,7 +128,9 @@ def _new_directory(root: pathlib.Path) -> pathlib.Path:
     return directory
 
 
-def _share(directory: pathlib.Path, given: pathlib.Path | None) -> tuple[pathlib.Path, list[pathlib.Path]]:
+def _share(
+    directory: pathlib.Path, given: pathlib.Path | None
+) -> tuple[pathlib.Path, list[pathlib.Path]]:
     """The directory that is /share, with a place to mount the machine's logs.
 
     :returns: it, and what was made for it and has to go.
@@ -121,10 +144,18 @@ def _share(directory: pathlib.Path, given: pathlib.Path | None) -> tuple[pathlib
 
 
 def _prepare(
-    directory: pathlib.Path, arguments: argparse.Namespace, image: images.Image, cpu: int, share: pathlib.Path
+    directory: pathlib.Path,
+    arguments: argparse.Namespace,
+    image: images.Image,
+    cpu: int,
+    share: pathlib.Path,
 ) -> None:
     """Write what the inside of the run reads."""
-    job = {'mode': arguments.mode, 'lsm': arguments.lsm, 'preload': 'yes' if arguments.preload else 'no'}
+    job = {
+        'mode': arguments.mode,
+        'lsm': arguments.lsm,
+        'preload': 'yes' if arguments.preload else 'no',
+    }
     guestfiles.write(
         directory / 'guest',
         job=job,
@@ -158,19 +189,34 @@ def _supervise(directory: pathlib.Path, timeout: float) -> int:
     def on_signal(number: int, _frame: types.FrameType | None) -> None:
         raise Killed(number)
 
-    # when the process that made the namespaces dies first, we see the end of their first process, which is the end of all
+    # when the process that made the namespaces dies first, we see the end of
+    # their first process, which is the end of all
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    modules = os.pathsep.join(map(str, (paths.LAB, paths.LAB / 'bin', paths.LAB / 'controller')))
-    env = dict(os.environ, PYTHONPATH=modules, LAB_OUTER_PYTHONPATH=os.environ.get('PYTHONPATH', ''))
-    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    modules = os.pathsep.join(
+        map(str, (paths.LAB, paths.LAB / 'bin', paths.LAB / 'controller'))
+    )
+    env = dict(
+        os.environ,
+        PYTHONPATH=modules,
+        LAB_OUTER_PYTHONPATH=os.environ.get('PYTHONPATH', ''),
+    )
+    previous = {
+        s: signal.signal(s, on_signal)
+        for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    }
     process = None
     try:
-        command = contain.contained([sys.executable, '-m', 'host.inside', directory], network=False)
+        command = contain.contained(
+            [sys.executable, '-m', 'host.inside', directory], network=False
+        )
         process = subprocess.Popen(command, env=env)
         process.wait(timeout)
     except subprocess.TimeoutExpired:
         console = directory / 'log' / 'console.log'
-        progress.say(f'lab: not ended within {timeout:g} s; console: {console}\n{progress.tail(console)}')
+        progress.say(
+            f'lab: not ended within {timeout:g} s; '
+            + progress.with_tail(f'console: {console}', console)
+        )
         return TIMED_OUT
     except Killed as e:
         progress.say(f'lab: ended by {signal.Signals(e.number).name}')

@@ -1,4 +1,18 @@
-"""What a run is, told by the process outside its namespaces (run.py) to the one inside (inside.py)."""
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a run is, told by the process outside its namespaces (run.py) to the
+one inside (inside.py).
+"""
 
 import dataclasses
 import json
@@ -28,7 +42,9 @@ class Spec:
 
     def write(self, directory: pathlib.Path) -> None:
         """Write it into the run's directory."""
-        (directory / SPEC).write_text(json.dumps(dataclasses.asdict(self), indent=1))
+        (directory / SPEC).write_text(
+            json.dumps(dataclasses.asdict(self), indent=1)
+        )
 
     @classmethod
     def read(cls, directory: pathlib.Path) -> typing.Self:
@@ -38,7 +54,9 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a run ended: with its command's exit status, or without having come to it."""
+    """How a run ended: with its command's exit status, or without having come
+    to it.
+    """
 
     status: int | None
     failure: str = ''

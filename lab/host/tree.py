@@ -1,4 +1,18 @@
-"""The tree layer: one Debian tree with everything that the controller and the compute node run, and Nova from PyPI."""
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The tree layer: one Debian tree with everything that the controller and the
+compute node run, and Nova from PyPI.
+"""
 
 import pathlib
 import re
@@ -20,7 +34,13 @@ def layer(image: str) -> cache.Layer:
 
     :param image: the Debian suite.
     """
-    recipe = [pathlib.Path(__file__), *(paths.LAB / 'etc' / f for f in ('packages', 'requirements.txt', 'constraints.txt'))]
+    recipe = [
+        pathlib.Path(__file__),
+        *(
+            paths.LAB / 'etc' / f
+            for f in ('packages', 'requirements.txt', 'constraints.txt')
+        ),
+    ]
     key = cache.digest(image, *recipe)
 
     def build(work: pathlib.Path, logs: pathlib.Path) -> None:
@@ -38,29 +58,42 @@ def layer(image: str) -> cache.Layer:
 
 def _debian(step: progress.Step, image: str, work: pathlib.Path) -> None:
     lines = (paths.LAB / 'etc' / 'packages').read_text().splitlines()
-    packages = ','.join(line for line in lines if line and not line.startswith('#'))
-    debian, security = registries.debian_mirror('Debian'), registries.debian_mirror('Debian-Security')
-    not_wanted = [f'--dpkgopt=path-exclude=/usr/share/{d}/*' for d in ('doc', 'man', 'locale')]
-    command = ['mmdebstrap', '--quiet', '--mode=root', '--variant=minbase', '--aptopt=APT::Install-Recommends "false"']
+    packages = ','.join(
+        line for line in lines if line and not line.startswith('#')
+    )
+    debian = registries.debian_mirror('Debian')
+    security = registries.debian_mirror('Debian-Security')
+    not_wanted = [
+        f'--dpkgopt=path-exclude=/usr/share/{d}/*'
+        for d in ('doc', 'man', 'locale')
+    ]
+    command = [
+        'mmdebstrap',
+        '--quiet',
+        '--mode=root',
+        '--variant=minbase',
+        '--aptopt=APT::Install-Recommends "false"',
+    ]
     sources = [
         f'deb {debian} {image} main',
         f'deb {debian} {image}-updates main',
         f'deb {security} {image}-security main',
     ]
-    step.run(contain.contained([*command, *not_wanted, f'--include={packages}', image, work, *sources], network=True))
+    command += [*not_wanted, f'--include={packages}', image, str(work)]
+    step.run(contain.contained([*command, *sources], network=True))
     for directory in ('src', 'share', PER_RUN.strip('/')):
         (work / directory).mkdir()
 
 
 def _environment(step: progress.Step, work: pathlib.Path) -> None:
-    env = contain.clean_environment(**registries.pip_environment(), PIP_DISABLE_PIP_VERSION_CHECK='1')
+    env = contain.clean_environment(
+        **registries.pip_environment(), PIP_DISABLE_PIP_VERSION_CHECK='1'
+    )
     env['PIP_CERT'] = '/etc/ssl/certs/ca-certificates.crt'
     etc = '/src/lab/etc'
-    for command in (
-        ['python3', '-m', 'venv', VENV],
-        [f'{VENV}/bin/pip', 'install', '-q', '--no-cache-dir', '-c', f'{etc}/constraints.txt', 'setuptools']
-        + ['-r', f'{etc}/requirements.txt'],
-    ):
+    wanted = f'-c {etc}/constraints.txt -r {etc}/requirements.txt'.split()
+    pip = [f'{VENV}/bin/pip', 'install', '--quiet', '--no-cache-dir']
+    for command in (['python3', '-m', 'venv', VENV], [*pip, *wanted]):
         step.run(contain.in_tree(work, command, network=True), env=env)
     site = site_packages(work)
     debian = work / 'usr/lib/python3/dist-packages'
@@ -69,19 +102,37 @@ def _environment(step: progress.Step, work: pathlib.Path) -> None:
             shutil.copytree(module, site / module.name)
         else:
             shutil.copy(module, site)
-    # each run puts the checkout and its plugins on the path of whatever runs this Python, root's helpers behind sudo included
-    (site / 'lab.pth').write_text(f"import site; site.addsitedir('{PER_RUN}/site')\n")
+    # each run puts the checkout and its plugins on the path of whatever runs
+    # this Python, root's helpers behind sudo included
+    (site / 'lab.pth').write_text(
+        f"import site; site.addsitedir('{PER_RUN}/site')\n"
+    )
 
 
 def site_packages(tree: pathlib.Path) -> pathlib.Path:
     """The directory of the environment's packages."""
-    return next((tree / VENV.strip('/') / 'lib').glob('python3.*')) / 'site-packages'
+    return (
+        next((tree / VENV.strip('/') / 'lib').glob('python3.*'))
+        / 'site-packages'
+    )
 
 
 def _accounts(step: progress.Step, work: pathlib.Path) -> None:
-    """Nova runs as on a real compute node: a user of its own that may talk to libvirt and start privsep's helper."""
+    """Nova runs as on a real compute node: a user of its own that may talk to
+    libvirt and start privsep's helper.
+    """
     home = '/var/lib/nova'
-    add = ['useradd', '--system', '--home-dir', home, '--shell', '/usr/sbin/nologin', '--user-group', '--groups', 'libvirt']
+    add = [
+        'useradd',
+        '--system',
+        '--home-dir',
+        home,
+        '--shell',
+        '/usr/sbin/nologin',
+        '--user-group',
+        '--groups',
+        'libvirt',
+    ]
     step.run(['chroot', work, *add, 'nova'])
     for directory, mode in (
         (home, '0755'),
@@ -89,27 +140,55 @@ def _accounts(step: progress.Step, work: pathlib.Path) -> None:
         (f'{home}/lock', '0755'),
         ('/var/lib/nova-isolation', '0750'),
     ):
-        step.run(['chroot', work, 'install', '-d', '-o', 'nova', '-g', 'nova', '-m', mode, directory])
+        step.run(
+            [
+                'chroot',
+                work,
+                'install',
+                '-d',
+                '-o',
+                'nova',
+                '-g',
+                'nova',
+                '-m',
+                mode,
+                directory,
+            ]
+        )
     sudoers = work / 'etc/sudoers.d/nova'
-    helpers = f'{VENV}/bin/privsep-helper *', '/src/lab/guest/warm-privsep-helper *'
-    sudoers.write_text(''.join(f'nova ALL=(root) NOPASSWD: {helper}\n' for helper in helpers))
+    helpers = (
+        f'{VENV}/bin/privsep-helper *',
+        '/src/lab/guest/warm-privsep-helper *',
+    )
+    sudoers.write_text(
+        ''.join(f'nova ALL=(root) NOPASSWD: {helper}\n' for helper in helpers)
+    )
     sudoers.chmod(0o440)
     step.run(['chroot', work, 'sh', '-c', 'dbus-uuidgen > /etc/machine-id'])
-    # given explicitly, libvirtd refuses to start without AppArmor instead of silently using no driver; its group may use its
-    # socket, for there is no polkit
-    for file, line in (('qemu.conf', 'security_driver = "apparmor"'), ('libvirtd.conf', 'auth_unix_rw = "none"')):
+    # given explicitly, libvirtd refuses to start without AppArmor instead of
+    # silently using no driver; its group may use its socket, for there is no
+    # polkit
+    for file, line in (
+        ('qemu.conf', 'security_driver = "apparmor"'),
+        ('libvirtd.conf', 'auth_unix_rw = "none"'),
+    ):
         with (work / 'etc/libvirt' / file).open('a') as f:
             f.write(line + '\n')
 
 
 def prune_plugins(tree: pathlib.Path) -> None:
-    """Keep only the broker of RabbitMQ: it reads all its plugins at every start, which takes half of that time."""
+    """Keep only the broker of RabbitMQ: it reads all its plugins at every
+    start, which takes half of that time.
+    """
     for plugins in (tree / 'usr/lib/rabbitmq/lib').glob('*/plugins'):
         needs: dict[str, tuple[pathlib.Path, list[str]]] = {}
         for description in plugins.glob('*/ebin/*.app'):
             text = re.sub('%.*', '', description.read_text())
             found = re.search(r'\{\s*applications\s*,\s*\[([^]]*)]', text)
-            needs[description.stem] = (description.parent.parent, re.findall(r'\w+', found[1]) if found else [])
+            needs[description.stem] = (
+                description.parent.parent,
+                re.findall(r'\w+', found[1]) if found else [],
+            )
         keep: set[str] = set()
         todo = ['rabbit', 'getopt']  # cuttlefish uses getopt without saying so
         while todo:
