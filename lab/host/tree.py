@@ -155,7 +155,7 @@ def _accounts(step: progress.Step, work: pathlib.Path) -> None:
                 directory,
             ]
         )
-    sudoers = work / 'etc/sudoers.d/nova'
+    sudoers = work / 'etc/sudoers.d/lab-nova'
     helpers = (
         f'{VENV}/bin/privsep-helper *',
         '/src/lab/guest/warm-privsep-helper *',
