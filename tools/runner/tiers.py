@@ -15,6 +15,7 @@
 import collections.abc
 import concurrent.futures
 import dataclasses
+import itertools
 import os
 import pathlib
 import shlex
@@ -30,9 +31,12 @@ SYSTEM_RUNS = 'tools/system-runs.txt'
 # eventlet: the agent runs native threads only.
 NOT_UNDER_EVENTLET = r'\.functional\.(agent|audit|violations)\.'
 
-# The python of the lab's images that has nova_isolation; /src and /share are
-# where the lab puts the checkout and the shared directory.
-LAB_TEST = ('python3', '/src/tools/runner/inlab.py', '/share/results.jsonl')
+# What runs the test modules in the lab; -P, because the runner's own modules
+# are none of theirs. With Nova it is a program beside the machine, on the
+# controller's side; else one on the machine, where /src is the checkout and
+# /share the shared directory.
+INLAB = 'tools/runner/inlab.py'
+RESULTS = 'results.jsonl'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,21 @@ class SystemRun:
     @property
     def title(self) -> str:
         return f'{self.image}/{self.name}'
+
+    def argv(self, root: pathlib.Path, share: pathlib.Path) -> list[str]:
+        """The command line.
+
+        :param root: the checkout
+        :param share: the directory that gets the results
+        """
+        argv = [str(root / 'lab/lab'), 'run', '--image', self.image]
+        argv += ['--share', str(share), *self.arguments, '--']
+        if ('--with', 'nova') in itertools.pairwise(self.arguments):
+            argv += [sys.executable, '-P', str(root / INLAB)]
+            argv += [str(share / RESULTS)]
+        else:
+            argv += ['python3', '-P', f'/src/{INLAB}', f'/share/{RESULTS}']
+        return [*argv, *self.modules]
 
 
 def read_system_runs(text: str) -> list[SystemRun]:
@@ -164,7 +183,7 @@ def system(context: Context) -> None:
     context.line.run = f'{len(runs)} runs'
     cores = len(os.sched_getaffinity(0))
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:
-        futures = [pool.submit(_system_run, context, lab, run) for run in runs]
+        futures = [pool.submit(_system_run, context, run) for run in runs]
         try:
             for run, future in zip(runs, futures, strict=True):
                 results, output = future.result()
@@ -195,28 +214,14 @@ def _build(context: Context, build: streams.Program) -> bool:
 
 
 def _system_run(
-    context: Context, lab: str, run: SystemRun
+    context: Context, run: SystemRun
 ) -> tuple[list[report.Result], str]:
     share = context.scratch / run.title.replace('/', '-')
     share.mkdir()
-    program = streams.Program(
-        run.title,
-        (
-            lab,
-            'run',
-            '--image',
-            run.image,
-            '--share',
-            str(share),
-            *run.arguments,
-            '--',
-            *LAB_TEST,
-            *run.modules,
-        ),
-    )
+    program = streams.Program(run.title, tuple(run.argv(context.root, share)))
     results: list[report.Result] = []
     ended = streams.run_lab(
-        context.programs, program, share / 'results.jsonl', results.append
+        context.programs, program, share / RESULTS, results.append
     )
     return results, ended.output
 
