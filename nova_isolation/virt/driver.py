@@ -82,35 +82,39 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         self, enabled: bool, disable_reason: str | None = None
     ) -> None:
         # Nova enables the service whenever libvirtd is there again
-        if enabled and self._find_host_fault():
-            self._disable_service()
+        fault = self._find_host_fault() if enabled else None
+        if fault:
+            self._disable_service(fault)
         else:
             super()._set_host_enabled(enabled, disable_reason)
 
     def _watch_host(self) -> None:
         """Disable the service while this host cannot confine guests."""
         before = self._host_fault
-        if self._find_host_fault():
-            self._disable_service()
+        fault = self._find_host_fault()
+        if fault:
+            self._disable_service(fault)
         elif before:
             LOG.info('isolation: the fault of this host is gone: %s', before)
             super()._set_host_enabled(True)
 
     def _find_host_fault(self) -> exceptions.HostFault | None:
-        self._host_fault = None
-        if self._isolation.active:
-            try:
-                self._isolation.check_host(self._host.get_connection())
-            except exceptions.HostFault as e:
-                LOG.error('isolation: this host starts no guest: %s', e)
-                self._host_fault = e
-            except nova_exception.HypervisorUnavailable as e:
-                # Nova disables the service itself while libvirtd is away
-                LOG.warning('isolation: the host cannot be checked: %s', e)
+        if not self._isolation.active:
+            return None
+        try:
+            self._isolation.check_host(self._host.get_connection())
+            self._host_fault = None
+        except exceptions.HostFault as e:
+            LOG.error('isolation: this host starts no guest: %s', e)
+            self._host_fault = e
+        except nova_exception.HypervisorUnavailable as e:
+            # Nova disables the service itself while libvirtd is away; a fault
+            # from before stands until somebody can be asked
+            LOG.warning('isolation: the host cannot be checked: %s', e)
         return self._host_fault
 
-    def _disable_service(self) -> None:
-        reason = f'isolation: {self._host_fault}'[:_REASON_LENGTH]
+    def _disable_service(self, fault: exceptions.HostFault) -> None:
+        reason = f'isolation: {fault}'[:_REASON_LENGTH]
         super()._set_host_enabled(False, reason)
         # Nova keeps the reason of a service that it had disabled before
         context = nova_context.get_admin_context()
