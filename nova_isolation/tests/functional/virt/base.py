@@ -23,6 +23,7 @@ import nova.conf
 from nova import context as nova_context
 from nova import objects
 from nova.tests.fixtures import libvirt as fakelibvirt
+from nova.tests.functional.api import client
 from nova.tests.functional.libvirt import base
 
 from nova_isolation.conf import isolation as options
@@ -78,7 +79,7 @@ class IsolationTestCase(base.ServersTestBase):
     def _setup_compute_service(self):
         self.flags(compute_driver='isolation.LibvirtDriver')
 
-    def _get_connection(self, *args, hostname=None, **kwargs):
+    def _get_connection(self, *hardware_and_hostname):
         connection = isolation_fixtures.Connection(
             'qemu:///system',
             version=fakelibvirt.FAKE_LIBVIRT_VERSION,
@@ -86,7 +87,7 @@ class IsolationTestCase(base.ServersTestBase):
             host_info=fakelibvirt.HostInfo(
                 cpu_nodes=2, cpu_sockets=1, cpu_cores=2, cpu_threads=2
             ),
-            hostname=hostname,
+            hostname=hardware_and_hostname[-1],
         )
         self.prepare_connection(connection)
         self.connections.append(connection)
@@ -179,6 +180,19 @@ class IsolationTestCase(base.ServersTestBase):
             time.sleep(0.02)
         self.fail(f'{what} did not come')
 
+    def _wait_for_state_change(self, server, expected_status, **kwargs):
+        # Nova's own looks twice a second
+        def reached():
+            found = self.admin_api.get_server(server['id'])
+            if found['status'] != expected_status:
+                return None
+            # Nova writes the state before the fault
+            return None if (
+                expected_status == 'ERROR' and 'fault' not in found
+            ) else found
+
+        return self.wait(f'the state {expected_status}', reached)
+
     def act(self, server, **action):
         """Let Nova do something with a server, and wait until it is done.
 
@@ -216,4 +230,12 @@ class IsolationTestCase(base.ServersTestBase):
         return self.wait('the end of the task', idle)
 
     def delete(self, server):
-        self._delete_server(server)
+        self.admin_api.delete_server(server['id'])
+
+        def gone():
+            try:
+                self.admin_api.get_server(server['id'])
+            except client.OpenStackApiNotFoundException:
+                return True
+
+        self.wait('the end of the server', gone)
