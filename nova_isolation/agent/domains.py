@@ -59,6 +59,9 @@ class _Known:
     number: int
     missed: float | None = None
 
+    def is_running_as(self, number: int) -> bool:
+        return self.missed is None and self.number == number
+
 
 class Domains:
     """Knows the guests of this host, a little late at most."""
@@ -85,6 +88,7 @@ class Domains:
         self._away: str | None = None
         self._known: dict[str, _Known] = {}
         self._unreadable: dict[str, str] = {}
+        # whether the present reading is a full one
         self._full = True
         self._read_fully = float('-inf')
 
@@ -156,26 +160,28 @@ class Domains:
 
     def _run(self) -> None:
         while self._next():
-            full = self._full
+            lost = None
             try:
-                known = self._read(full)
+                self._update(self._read())
             except libvirt.libvirtError as e:
-                self._lost(e)
+                lost = ' '.join(str(e).split())
             except Exception:
                 LOG.exception('Reading the guests from libvirt failed')
-            else:
-                self._known = known
-                self._table = attribution.Table(
-                    (k.guest for k in known.values()),
-                    self._state_directories,
-                )
-                if full:
-                    self._read_fully = self._began
+            if lost is not None:
+                self._lost(lost)
             with self._condition:
                 self._ended = self._begun
                 self._lasted = time.monotonic() - self._began
                 self._condition.notify_all()
         self._close()
+
+    def _update(self, known: dict[str, _Known]) -> None:
+        self._known = known
+        self._table = attribution.Table(
+            (k.guest for k in known.values()), self._state_directories
+        )
+        if self._full:
+            self._read_fully = self._began
 
     def _next(self) -> bool:
         """Wait until it is time for the next reading; False to stop."""
@@ -195,10 +201,9 @@ class Domains:
             self._began = now
             return not self._stopped
 
-    def _read(self, full: bool) -> dict[str, _Known]:
-        """Read the guests.
+    def _read(self) -> dict[str, _Known]:
+        """Read the guests; a full reading also those that look as before.
 
-        :param full: also the XML of those that look as they did
         :returns: ``{uuid: _Known}``, with those that vanished of late
         """
         known: dict[str, _Known] = {}
@@ -206,15 +211,8 @@ class Domains:
             # name, uuid and id came with the list
             uuid, number = listed.UUIDString(), listed.ID()
             old = self._known.get(uuid)
-            if (
-                old is None
-                or full
-                or (old.number, old.missed)
-                != (
-                    number,
-                    None,
-                )
-            ):
+            same = old is not None and old.is_running_as(number)
+            if self._full or not same:
                 old = self._describe(uuid, number, listed)
             if old is not None:
                 known[uuid] = old
@@ -263,19 +261,23 @@ class Domains:
         try:
             domain = domain_module.parse(xml)
         except exceptions.InvalidDomain as e:
-            if self._unreadable.get(uuid) != e.message:
-                self._unreadable[uuid] = e.message
-                LOG.error(
-                    'The domain %s is not understood, its denials are '
-                    'reported without its name: %s',
-                    uuid,
-                    e.message,
-                )
-            return None
-        return _Known(attribution.describe(domain, os.path.realpath), number)
+            reason = e.message
+        else:
+            self._unreadable.pop(uuid, None)
+            return _Known(
+                attribution.describe(domain, os.path.realpath), number
+            )
+        if self._unreadable.get(uuid) != reason:
+            self._unreadable[uuid] = reason
+            LOG.error(
+                'The domain %s is not understood, its denials are reported '
+                'without its name: %s',
+                uuid,
+                reason,
+            )
+        return None
 
-    def _lost(self, error: libvirt.libvirtError) -> None:
-        message = ' '.join(str(error).split())
+    def _lost(self, message: str) -> None:
         if self._away != message:
             self._away = message
             LOG.error(

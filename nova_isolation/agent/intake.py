@@ -17,8 +17,8 @@ over; the worker understands, attributes and writes. What is lost on the way is
 counted, and the log says so.
 """
 
-from collections.abc import Callable
 import collections
+from collections.abc import Callable
 import queue
 import threading
 import time
@@ -26,7 +26,6 @@ from typing import Protocol
 
 from oslo_log import log
 
-from nova_isolation.agent import domains as agent_domains
 from nova_isolation.agent import report
 from nova_isolation.audit import attribution
 from nova_isolation.audit import records
@@ -55,6 +54,20 @@ class Source(Protocol):
 
     def read(self, timeout: float) -> tuple[int, bytes] | None:
         """Wait for the next record, at most so many seconds."""
+
+
+class Guests(Protocol):
+    """Who knows the guests: :class:`nova_isolation.agent.domains.Domains`."""
+
+    @property
+    def table(self) -> attribution.Table:
+        """The newest table, without waiting."""
+
+    def stale(self) -> bool:
+        """Tell whether a newer table could be worth its cost."""
+
+    def fresh(self, timeout: float) -> attribution.Table:
+        """Wait for a newer table, at most so many seconds."""
 
 
 class Tally:
@@ -93,7 +106,7 @@ class Intake:
     def __init__(
         self,
         source: Source,
-        domains: agent_domains.Domains,
+        guests: Guests,
         spool: violations_spool.Spool,
         host: str,
         wake: Callable[[], None],
@@ -101,13 +114,13 @@ class Intake:
         """Connect the parts; nothing runs yet.
 
         :param source: where records come from
-        :param domains: knows the guests
+        :param guests: knows the guests
         :param spool: where events go
         :param host: the name of this host
         :param wake: called when an event is in the spool
         """
         self._source = source
-        self._domains = domains
+        self._guests = guests
         self._spool = spool
         self._host = host
         self._wake = wake
@@ -223,11 +236,11 @@ class Intake:
 
     def _table(self, uuid: str, path: str | None) -> attribution.Table:
         """Get a table that knows the guest and the file, if any does."""
-        table = self._domains.table
+        table = self._guests.table
         if uuid not in table:
             if self._is_unknown(uuid):
                 return table
-            table = self._domains.fresh(_PATIENCE)
+            table = self._guests.fresh(_PATIENCE)
             if uuid not in table:
                 self._unknown[uuid] = time.monotonic()
                 if len(self._unknown) > _UNKNOWNS:
@@ -235,9 +248,9 @@ class Intake:
         elif (
             path is not None
             and not table.target(path, uuid).certain
-            and self._domains.stale()
+            and self._guests.stale()
         ):
-            table = self._domains.fresh(_PATIENCE)
+            table = self._guests.fresh(_PATIENCE)
         return table
 
     def _is_unknown(self, uuid: str) -> bool:

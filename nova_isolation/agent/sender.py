@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""From the spool to the broker: one thread, in order, until it is confirmed."""
+"""From the spool to the broker: one thread, in order, until confirmed."""
 
 import threading
 from typing import Protocol
@@ -82,15 +82,18 @@ class Sender:
 
     def _run(self) -> None:
         while not self._stopping:
+            reason = None
             try:
                 self._send_all()
             except exceptions.NotSent as e:
-                self._failed(e.message)
+                reason = e.message
             except OSError as e:
-                self._failed(f'the spool cannot be read: {e}')
+                reason = f'the spool cannot be used: {e}'
             except Exception as e:
                 LOG.exception('Sending events failed')
-                self._failed(repr(e))
+                reason = repr(e)
+            if reason is not None:
+                self._failed(reason)
             self._wait()
 
     def _send_all(self) -> None:

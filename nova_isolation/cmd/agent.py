@@ -12,13 +12,18 @@
 
 """nova-isolation-agent: reports what the kernel denies the guests."""
 
+import warnings
+
 from oslo_service import backend
 
+# futurist imports eventlet wherever it is installed, and eventlet warns.
+warnings.filterwarnings('ignore', r'\s*Eventlet is deprecated')
 # Comes before all other imports of oslo: oslo.messaging would choose eventlet.
 backend.init_backend(backend.BackendType.THREADING)
 
 # ruff: noqa: E402
 from collections.abc import Sequence
+import re
 import socket
 import sys
 
@@ -54,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         transport = notifier.connect(conf)
         source = netlink.AuditSocket.open()
     except (exceptions.IsolationError, cfg.Error) as e:
-        print(f'{PROGRAM}: {" ".join(str(e).split())}', file=sys.stderr)
+        print(f'{PROGRAM}: {_in_one_line(e)}', file=sys.stderr)
         return 1
     agent = agent_service.AgentService(conf, source, transport)
     status = service.launch(conf, agent, restart_method='mutate').wait()
@@ -78,6 +83,12 @@ def _configure(argv: Sequence[str]) -> cfg.ConfigOpts:
         )
     log.setup(conf, PROGRAM)
     return conf
+
+
+def _in_one_line(error: Exception) -> str:
+    # oslo.config shows where a value comes from as an object's repr
+    words = re.sub(r"LocationInfo\(.*?, detail='(.*?)'\)", r'\1', str(error))
+    return ' '.join(words.split())
 
 
 if __name__ == '__main__':

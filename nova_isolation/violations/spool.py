@@ -154,11 +154,15 @@ class Spool:
         try:
             for name in sorted(_names(directory)):
                 try:
-                    yield _read(directory, name)
+                    entry = _read(directory, name)
                 except FileNotFoundError:
                     continue
                 except _Broken as e:
-                    _put_aside(directory, name, f'{self.directory}: {e}')
+                    broken = f'{self.directory}: {e}'
+                else:
+                    yield entry
+                    continue
+                _put_aside(directory, name, broken)
         finally:
             os.close(directory)
 
@@ -273,10 +277,11 @@ def _read(directory: int, name: str) -> Entry:
         if e.errno in (errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO):
             raise _Broken(f'it cannot be opened: {e.strerror}') from e
         raise
+    # looked at first: open() of a directory fails and leaves it open
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise _Broken('it is no regular file')
     with open(file, 'rb') as stream:
-        state = os.fstat(file)
-        if not stat.S_ISREG(state.st_mode):
-            raise _Broken('it is no regular file')
         content = stream.read(_LARGEST + 1)
     if len(content) > _LARGEST:
         raise _Broken(f'it has more than {_LARGEST} bytes')

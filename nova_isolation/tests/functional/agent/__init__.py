@@ -1,0 +1,21 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+# Before all other imports: it decides between native threads and eventlet for
+# the process that all functional tests are loaded into.
+import logging
+
+import nova.tests.functional  # noqa: F401
+
+# At DEBUG and below they log each message several times.
+for _name in ('amqp', 'oslo.messaging'):
+    logging.getLogger(_name).setLevel(logging.INFO)

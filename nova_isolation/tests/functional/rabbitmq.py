@@ -1,0 +1,150 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A RabbitMQ of one's own, on loopback, with nothing left behind.
+
+Needs Debian's package rabbitmq-server; the service that it installs, running
+or not, is not touched: the node has its own name, ports, directories, cookie
+and port mapper, and runs as whoever runs the tests.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import fixtures
+
+# not the wrapper of the package, which becomes the user rabbitmq
+_SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server'
+# Seconds; some four on a machine with nothing else to do.
+_START = 90
+_STOP = 30
+
+
+class RabbitMQ(fixtures.Fixture):
+    """A broker that can be stopped, killed and started again.
+
+    What durable queues hold outlives a stop.
+
+    :ivar url: the transport URL for oslo.messaging
+    """
+
+    def _setUp(self):
+        if not os.path.exists(_SERVER):
+            raise RuntimeError(
+                f'{_SERVER} is missing: install the package rabbitmq-server'
+            )
+        self._home = pathlib.Path(tempfile.mkdtemp(prefix='rabbitmq-'))
+        self.addCleanup(shutil.rmtree, self._home, ignore_errors=True)
+        self._port, distribution, mapper = _free_ports(3)
+        self.url = f'rabbit://guest:guest@127.0.0.1:{self._port}/'
+        (self._home / 'plugins').write_text('[].\n')
+        (self._home / 'environment').touch()
+        (self._home / 'rabbitmq.conf').touch()
+        self._environ = {
+            'PATH': os.environ['PATH'],
+            'LANG': 'C.UTF-8',
+            # holds the cookie
+            'HOME': str(self._home),
+            'ERL_EPMD_ADDRESS': '127.0.0.1',
+            'ERL_EPMD_PORT': str(mapper),
+            'RABBITMQ_CONF_ENV_FILE': str(self._home / 'environment'),
+            'RABBITMQ_CONFIG_FILE': str(self._home / 'rabbitmq.conf'),
+            'RABBITMQ_DIST_PORT': str(distribution),
+            'RABBITMQ_ENABLED_PLUGINS_FILE': str(self._home / 'plugins'),
+            'RABBITMQ_LOGS': '-',
+            'RABBITMQ_LOG_BASE': str(self._home / 'log'),
+            'RABBITMQ_MNESIA_BASE': str(self._home / 'db'),
+            'RABBITMQ_NODENAME': f'test{self._port}@localhost',
+            'RABBITMQ_NODE_IP_ADDRESS': '127.0.0.1',
+            'RABBITMQ_NODE_PORT': str(self._port),
+            'RABBITMQ_PID_FILE': str(self._home / 'pid'),
+            'RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS': (
+                '-kernel inet_dist_use_interface {127,0,0,1} +S 1:1'
+            ),
+        }
+        self._start_port_mapper(mapper)
+        self._server: subprocess.Popen[bytes] | None = None
+        self.addCleanup(self.kill)
+        self.start()
+
+    def _start_port_mapper(self, port):
+        # else the server starts one that outlives it
+        process = subprocess.Popen(
+            ['epmd', '-port', str(port), '-address', '127.0.0.1'],
+            env=self._environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+
+    def start(self):
+        """Start the broker and wait until it takes connections."""
+        log = self._home / 'output'
+        with open(log, 'wb') as output:
+            # a process group of its own: shell, Erlang and its helpers
+            self._server = subprocess.Popen(
+                [_SERVER],
+                env=self._environ,
+                cwd=self._home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START
+        while b'Server startup complete' not in log.read_bytes():
+            if self._server.poll() is not None or time.monotonic() > deadline:
+                text = log.read_text(errors='replace')[-4000:]
+                self.kill()
+                raise RuntimeError(f'RabbitMQ did not start:\n{text}')
+            time.sleep(0.05)
+
+    def stop(self):
+        """Stop the broker as its service does."""
+        if self._server is None:
+            return
+        self._server.terminate()
+        try:
+            self._server.wait(_STOP)
+        finally:
+            self.kill()
+
+    @property
+    def running(self):
+        """Whether it was started and neither stopped nor killed."""
+        return self._server is not None
+
+    def kill(self):
+        """End the broker without asking it."""
+        if self._server is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._server.pid, signal.SIGKILL)
+        self._server.wait()
+        self._server = None
+
+
+def _free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(('127.0.0.1', 0)))
+            for _ in range(count)
+        ]
+        return [s.getsockname()[1] for s in sockets]

@@ -1,0 +1,180 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Events leave the spool in order, and only when the broker has them."""
+
+import itertools
+import tempfile
+import threading
+import time
+from unittest import mock
+
+from oslotest import base
+
+from nova_isolation.agent import sender
+from nova_isolation import exceptions
+from nova_isolation.violations import spool
+
+
+class _Notifier:
+    """Stands for the broker: away for the first attempts."""
+
+    def __init__(self, away=0):
+        self.away = away
+        self.attempts = []
+        self.received = []
+        self.changed = threading.Condition()
+
+    def send(self, entry):
+        with self.changed:
+            self.attempts.append(time.monotonic())
+            if len(self.attempts) <= self.away:
+                raise exceptions.NotSent('nobody there')
+            self.received.append(entry.payload['number'])
+            self.changed.notify_all()
+
+    def wait(self, count):
+        with self.changed:
+            return self.changed.wait_for(
+                lambda: len(self.received) >= count, 20
+            )
+
+
+class SenderTestCase(base.BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.spool = spool.Spool(temporary.name, 100)
+
+    def _start(self, notifier):
+        self.sender = sender.Sender(self.spool, notifier)
+        self.sender.start()
+        self.addCleanup(self.sender.stop, 10)
+
+    def _put(self, *numbers):
+        for number in numbers:
+            self.spool.put('isolation.test', 'warn', {'number': number})
+
+    def test_in_order_and_then_removed(self):
+        self._put(*range(10))
+        notifier = _Notifier()
+        self._start(notifier)
+        self.assertTrue(notifier.wait(10))
+        self.sender.stop(10)
+        self.assertEqual(list(range(10)), notifier.received)
+        self.assertEqual([], list(self.spool.entries()))
+
+    def test_what_was_not_confirmed_stays_and_is_sent_first(self):
+        self._put(0, 1, 2)
+        notifier = _Notifier(away=2)
+        self._start(notifier)
+        self.assertTrue(notifier.wait(3))
+        self.assertEqual([0, 1, 2], notifier.received)
+        self.assertEqual(5, len(notifier.attempts))
+
+    def test_the_pauses_grow_up_to_a_limit(self):
+        self._put(0)
+        notifier = _Notifier(away=6)
+        with (
+            mock.patch.object(sender, '_FIRST_PAUSE', 0.02),
+            mock.patch.object(sender, '_LONGEST_PAUSE', 0.1),
+        ):
+            self._start(notifier)
+            self.assertTrue(notifier.wait(1))
+        times = notifier.attempts
+        pauses = [b - a for a, b in itertools.pairwise(times)]
+        for pause, least in zip(
+            pauses, (0.02, 0.04, 0.08, 0.1, 0.1, 0.1), strict=True
+        ):
+            self.assertGreaterEqual(pause, least * 0.9)
+        self.assertLess(max(pauses), 1)
+
+    def test_one_line_when_it_fails_and_one_when_it_is_back(self):
+        self._put(0, 1)
+        notifier = _Notifier(away=4)
+        with (
+            mock.patch.object(sender, '_FIRST_PAUSE', 0.01),
+            self.assertLogs(sender.LOG.logger, 'INFO') as logs,
+        ):
+            self._start(notifier)
+            self.assertTrue(notifier.wait(2))
+            self.sender.stop(10)
+        self.assertEqual(2, len(logs.output))
+        self.assertIn('nobody there', logs.output[0])
+        self.assertIn('back after 4', logs.output[1])
+
+    def test_news_go_out_at_once(self):
+        notifier = _Notifier()
+        self._start(notifier)
+        time.sleep(0.2)
+        self._put(7)
+        begun = time.monotonic()
+        self.sender.wake()
+        self.assertTrue(notifier.wait(1))
+        self.assertLess(time.monotonic() - begun, sender._POLL / 2)
+
+    def test_what_nova_compute_left_goes_out_without_a_word(self):
+        notifier = _Notifier()
+        self._start(notifier)
+        time.sleep(0.2)
+        self._put(7)
+        self.assertTrue(notifier.wait(1))
+
+    def test_news_do_not_shorten_the_pause(self):
+        self._put(0)
+        notifier = _Notifier(away=2)
+        with mock.patch.object(sender, '_FIRST_PAUSE', 0.3):
+            self._start(notifier)
+            for _ in range(20):
+                self.sender.wake()
+                time.sleep(0.01)
+            self.assertEqual(1, len(notifier.attempts))
+            self.assertTrue(notifier.wait(1))
+
+    def test_a_spool_that_cannot_be_read_is_tried_again(self):
+        self._put(0)
+        notifier = _Notifier()
+        real = self.spool.entries
+        with (
+            mock.patch.object(sender, '_FIRST_PAUSE', 0.01),
+            mock.patch.object(
+                self.spool,
+                'entries',
+                autospec=True,
+                side_effect=[OSError('no'), ValueError('bug'), real()],
+            ),
+        ):
+            self._start(notifier)
+            self.assertTrue(notifier.wait(1))
+            self.sender.stop(10)
+
+    def test_it_stops_while_it_pauses(self):
+        self._put(0)
+        self._start(_Notifier(away=1000))
+        time.sleep(0.1)
+        begun = time.monotonic()
+        self.sender.stop(10)
+        self.assertLess(time.monotonic() - begun, 1)
+        self.assertEqual(1, len(list(self.spool.entries())))
+
+    def test_a_broker_that_hangs_does_not_hold_up_the_end(self):
+        self._put(0)
+        hang = threading.Event()
+        notifier = mock.Mock()
+        notifier.send.side_effect = lambda entry: hang.wait(20)
+        self._start(notifier)
+        self.addCleanup(hang.set)
+        time.sleep(0.1)
+        begun = time.monotonic()
+        self.sender.stop(0.2)
+        self.assertLess(time.monotonic() - begun, 1)
