@@ -313,19 +313,21 @@ class TestSystemRuns(unittest.TestCase):
         (run,) = tiers.read_system_runs("main trixie '--with nova' a\n")
         argv = run.argv(pathlib.Path('/co'), pathlib.Path('/tmp/s'))
         self.assertEqual(
-            [sys.executable, '-P', '/co/tools/runner/inlab.py']
-            + ['/tmp/s/results.jsonl', 'a'],
-            argv[argv.index('--') + 1 :],
+            [sys.executable, '-P', '/co/tools/runner/inlab.py'],
+            argv[-5:-2],
         )
+        self.assertEqual(['/tmp/s/results.jsonl', 'a'], argv[-2:])
+        self.assertEqual('--', argv[-6])
 
     def test_without_nova_the_tests_run_on_the_machine(self):
         (run,) = tiers.read_system_runs("main trixie '' a\n")
         argv = run.argv(pathlib.Path('/co'), pathlib.Path('/tmp/s'))
         self.assertEqual(
-            ['python3', '-P', '/src/tools/runner/inlab.py']
-            + ['/share/results.jsonl', 'a'],
-            argv[argv.index('--') + 1 :],
+            ['python3', '-P', '/src/tools/runner/inlab.py'],
+            argv[-5:-2],
         )
+        self.assertEqual(['/share/results.jsonl', 'a'], argv[-2:])
+        self.assertEqual('--', argv[-6])
 
     def test_a_line_without_modules_is_refused(self):
         self.assertRaises(
