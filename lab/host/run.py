@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     :returns: the exit status: the command's, TIMED_OUT or NO_BOOT.
     """
     requirements.check(build=False)
-    _check_driver(arguments)
+    check_driver(arguments)
     store = cache.Cache(paths.cache())
     image = images.obtain(arguments.image, store)
     store.prune()
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _check_driver(arguments: argparse.Namespace) -> None:
+def check_driver(arguments: argparse.Namespace) -> None:
     """A compute driver of ours needs its entry point, else Nova's message is
     about a module that is missing.
     """
