@@ -1,0 +1,160 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What is not covered yet is refused by name, and changes nothing."""
+
+from nova.tests.functional.api import client
+
+from nova_isolation.tests.functional.virt import base
+
+
+class NotCoveredTest(base.IsolationTestCase):
+    def setUp(self):
+        super().setUp()
+        self.start_compute()
+        self.server = self.boot()
+        self.uuid = self.server['id']
+        self.before = self._guest()
+
+    def _guest(self):
+        domain = self.domain(self.uuid)
+        return (
+            domain.state,
+            domain.XMLDesc(0),
+            domain.XMLDesc(2),
+            self.files(self.uuid),
+        )
+
+    def assert_refused(self, operation, status='ACTIVE', requests=1):
+        """The guest is as before, and one event says what was refused."""
+        after = self.admin_api.get_server(self.uuid)
+        self.assertEqual(status, after['status'])
+        self.assertIsNone(after['OS-EXT-STS:task_state'])
+        self.assertEqual(self.before, self._guest())
+        self.assertEqual([], self.verbs(self.server))
+        events = self.events()
+        self.assertEqual(
+            [operation] * requests, [e.payload['operation'] for e in events]
+        )
+        self.assertEqual(
+            f'{operation} is not covered by nova-isolation yet',
+            events[0].payload['reason'],
+        )
+
+    def assert_fault(self, *words):
+        fault = self.wait('the fault', lambda: self.fault(self.server))
+        for word in words:
+            self.assertIn(word, fault)
+
+    def test_attaching_an_interface(self):
+        self.assertRaises(
+            client.OpenStackApiException,
+            self.admin_api.attach_interface,
+            self.uuid,
+            {'interfaceAttachment': {'net_id': self.neutron.network_1['id']}},
+        )
+        self.assert_refused('attaching an interface')
+        self.assertEqual([], self.admin_api.get_port_interfaces(self.uuid))
+
+    def test_attaching_a_volume(self):
+        volume = self.cinder.IMAGE_BACKED_VOL
+        self.admin_api.post_server_volume(
+            self.uuid, {'volumeAttachment': {'volumeId': volume}}
+        )
+        self.wait('the refusal', self.events)
+        self.wait(
+            'the end of the attachment',
+            lambda: not self.admin_api.get_server_volumes(self.uuid),
+        )
+        self.assert_refused('attaching a volume')
+        self.assertEqual(
+            [], list(self.cinder.volume_ids_for_instance(self.uuid))
+        )
+
+    def _snapshot(self, status):
+        images = set(self.glance.images)
+        self.act(self.server, createImage={'name': 'copy'})
+        self.assert_refused('a snapshot', status)
+        self.assert_fault('isolation: a snapshot is not covered')
+        # Nova takes away the image that it had begun
+        self.assertEqual(images, set(self.glance.images))
+
+    def test_snapshot_of_a_running_server(self):
+        self._snapshot('ACTIVE')
+
+    def test_snapshot_of_a_stopped_server(self):
+        self.act(self.server, **{'os-stop': None})
+        self.before = self._guest()
+        self._snapshot('SHUTOFF')
+
+    def _move(self, **action):
+        self.start_compute('compute2')
+        self.admin_api.post_server_action(self.uuid, action)
+        self._wait_for_migration_status(self.server, ['error'])
+        self.wait(
+            'the end of the task',
+            lambda: not self.admin_api.get_server(self.uuid)[
+                'OS-EXT-STS:task_state'
+            ],
+        )
+        after = self.admin_api.get_server(self.uuid)
+        self.assertEqual('compute1', after['OS-EXT-SRV-ATTR:host'])
+
+    def test_resize(self):
+        # a root disk of the same size: as it is, only elsewhere
+        flavor = self._create_flavor(disk=1)
+        self._move(resize={'flavorRef': flavor})
+        self.assert_refused('resize or cold migration')
+        self.assert_fault('isolation: resize or cold migration')
+
+    def test_cold_migration_of_a_stopped_server(self):
+        self.act(self.server, **{'os-stop': None})
+        self.before = self._guest()
+        self._move(migrate=None)
+        self.assert_refused('resize or cold migration', 'SHUTOFF')
+
+    def test_live_migration(self):
+        self._move(
+            **{'os-migrateLive': {'host': None, 'block_migration': 'auto'}}
+        )
+        self.assert_refused('live migration to this host')
+
+    def test_live_migration_to_a_host_without_isolation(self):
+        self.start_compute('compute2')
+        self.computes['compute2'].driver._isolation.mode = 'off'
+        self.admin_api.post_server_action(
+            self.uuid,
+            {'os-migrateLive': {'host': None, 'block_migration': 'auto'}},
+        )
+        self._wait_for_migration_status(self.server, ['error'])
+        self.wait('the refusal', self.events)
+        self.assert_refused('live migration from this host')
+
+
+class LastLineTest(base.IsolationTestCase):
+    """What the driver did not stop, the guest does."""
+
+    def test_a_running_guest_takes_no_device_no_overlay_and_no_journey(self):
+        self.start_compute()
+        self.boot()
+        host = self.computes['compute1'].driver._host
+        [guest] = host.list_guests()
+        for operation, call in (
+            ('attaching a device to a running guest', guest.attach_device),
+            ('a snapshot of a running guest', guest.snapshot),
+            ('live migration', guest.migrate),
+        ):
+            error = self.assertRaises(Exception, call, None)
+            self.assertEqual(
+                f'{operation} is not covered by nova-isolation yet',
+                str(error),
+            )
