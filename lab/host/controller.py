@@ -33,10 +33,10 @@ ENVIRONMENT = contain.clean_environment(
 READY = 'Join ServiceGroup'  # what nova-conductor logs when it listens
 
 
-def start(run: spec.Spec, directory: pathlib.Path) -> dict[str, list[str]]:
+def mount(run: spec.Spec, directory: pathlib.Path) -> pathlib.Path:
     """Mount the controller's root.
 
-    :returns: the commands of its services by name.
+    :returns: where it is.
     """
     overlay = directory / 'memory' / 'controller'
     command: list[str | pathlib.Path] = [
@@ -49,20 +49,20 @@ def start(run: spec.Spec, directory: pathlib.Path) -> dict[str, list[str]]:
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise LabError(f'the root of the controller: {done.stderr.strip()}')
+    return overlay / 'root'
+
+
+def services(run: spec.Spec, root: pathlib.Path) -> dict[str, list[str]]:
+    """The commands of the services by name."""
     stub = ['--stub-glance'] if run.glance == 'stub' else []
-    services = {'rabbitmq': [], 'mariadb': [], 'services': ['/run/log', *stub]}
+    words = {'rabbitmq': [], 'mariadb': [], 'services': ['/run/log', *stub]}
     return {
-        name: [
-            'chroot',
-            str(overlay / 'root'),
-            f'/src/lab/controller/{name}',
-            *words,
-        ]
-        for name, words in services.items()
+        name: ['chroot', str(root), f'/src/lab/controller/{name}', *arguments]
+        for name, arguments in words.items()
     }
 
 
-def environment(address: str) -> dict[str, str]:
+def environment(address: str, root: pathlib.Path) -> dict[str, str]:
     """What the command's environment says of the controller."""
     return {
         'LAB_API': f'http://{address}:8774/v2.1',
@@ -70,6 +70,7 @@ def environment(address: str) -> dict[str, str]:
         'LAB_IMAGE_API': f'http://{address}:9292',
         'LAB_NETWORK_API': f'http://{address}:9696',
         'LAB_TRANSPORT_URL': f'rabbit://guest:guest@{address}:5672/',
+        'LAB_CONTROLLER': str(root),
         'LAB_TOKEN': 'admin:lab',
         'LAB_FLAVOR': resources.FLAVOR,
         'LAB_GLANCE_IMAGE': resources.IMAGE,

@@ -195,11 +195,17 @@ class Run:
             PATH=os.pathsep.join((programs, os.environ['PATH'])),
         )
         try:
-            status = subprocess.run(self.spec.command, env=env).returncode
+            process = subprocess.Popen(self.spec.command, env=env)
         except OSError as e:
             progress.say(f'lab: {self.spec.command[0]}: {e.strerror}')
             return 127 if isinstance(e, FileNotFoundError) else 126
-        return status if status >= 0 else 128 - status
+        # we are PID 1: also the children of those that ended are ours to reap
+        while (ended := os.wait())[0] != process.pid:
+            pass
+        process.returncode = os.waitstatus_to_exitcode(ended[1])
+        if process.returncode < 0:
+            return 128 - process.returncode
+        return process.returncode
 
     def _on_the_machine(self) -> int:
         streams = {'o': sys.stdout.buffer, 'e': sys.stderr.buffer}
@@ -225,10 +231,9 @@ class Run:
         self.prepare()
         self.boot()
         if self.spec.mode == 'nova':
-            os.environ.update(controller.environment(CONTROLLER))
-            for name, command in controller.start(
-                self.spec, self.directory
-            ).items():
+            root = controller.mount(self.spec, self.directory)
+            os.environ.update(controller.environment(CONTROLLER, root))
+            for name, command in controller.services(self.spec, root).items():
                 self.begin(name, command, controller.ENVIRONMENT)
         self.note('started')
         self.wait_ready()

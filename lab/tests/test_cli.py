@@ -15,8 +15,10 @@ import io
 import pathlib
 import tempfile
 import unittest
+import unittest.mock
 
 from host import cli
+from host import paths
 from host import run
 from host.errors import LabError
 
@@ -70,10 +72,11 @@ class DriverTest(unittest.TestCase):
         arguments = cli.parser().parse_args(
             ['run', '--with', 'nova', '--', 'true']
         )
-        checkout = run.paths.CHECKOUT
-        self.addCleanup(setattr, run.paths, 'CHECKOUT', checkout)
-        run.paths.CHECKOUT = pathlib.Path('/nowhere')
-        with self.assertRaisesRegex(LabError, 'os_vif'):
+        nowhere = pathlib.Path('/nowhere')
+        with (
+            unittest.mock.patch.object(paths, 'CHECKOUT', nowhere),
+            self.assertRaisesRegex(LabError, 'os_vif'),
+        ):
             run.check_driver(arguments)
 
     def test_stock_nova_needs_no_plugin(self):

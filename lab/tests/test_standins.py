@@ -66,7 +66,7 @@ class NetworkTest(unittest.TestCase):
         return told[0][0], json.loads(answer) if answer else None
 
     def test_a_port_with_a_host_is_bound_as_a_tap(self):
-        wanted = {'port': {'network_id': network.NETWORK, 'device_id': 'vm'}}
+        wanted = {'port': {'device_id': 'vm'}}
         port = self.request('POST', 'ports', wanted)[1]['port']
         self.assertEqual('unbound', port['binding:vif_type'])
         path = f'ports/{port["id"]}'
