@@ -113,6 +113,7 @@ class Domain:
     :ivar type: ``kvm`` or ``qemu``
     :ivar emulator: absolute path, or '' as long as libvirt has not filled it
         in
+    :ivar taps: whether it has an interface whose tap device libvirt opens
     :ivar vnc: the addresses on which QEMU listens for VNC
     :ivar uncovered: what of the XML is not modelled here, in words
     """
@@ -125,6 +126,7 @@ class Domain:
     instance: Instance
     disks: tuple[Disk, ...]
     consoles: tuple[Console, ...]
+    taps: bool
     vnc: tuple[str, ...]
     uncovered: tuple[str, ...]
 
@@ -235,6 +237,7 @@ class _Reader:
             instance=_instance(self.root),
             disks=disks,
             consoles=consoles,
+            taps=devices.find('interface') is not None,
             vnc=vnc,
             uncovered=tuple(self.uncovered),
         )

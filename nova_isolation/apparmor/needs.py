@@ -159,6 +159,17 @@ def kvm() -> list[rules.Rule]:
     return [_file('the domain is of type kvm', 'rw', '/dev/kvm')]
 
 
+def tap() -> list[rules.Rule]:
+    """Interfaces whose tap device libvirt opens and hands over.
+
+    Each read and write of the descriptor is checked against this path. To make
+    or join a device through it takes CAP_NET_ADMIN, which QEMU does not have.
+
+    :returns: the rules
+    """
+    return [_file('<interface>', 'rw', '/dev/net/tun')]
+
+
 def vnc_inet() -> list[rules.Rule]:
     """Listening for VNC on IPv4.
 
@@ -187,6 +198,7 @@ ALWAYS: tuple[Callable[[], list[rules.Rule]], ...] = (
 #: by the name that a policy asks for them with
 OPTIONAL: dict[str, Callable[[], list[rules.Rule]]] = {
     'kvm': kvm,
+    'tap': tap,
     'vnc-inet': vnc_inet,
     'vnc-inet6': vnc_inet6,
 }

@@ -141,6 +141,8 @@ def compute(
                 )
             ptys.append(int(found[1]))
     wanted = ['kvm'] if domain.type == 'kvm' else []
+    if domain.taps:
+        wanted.append('tap')
     families = {_family(address) for address in domain.vnc}
     wanted += [f'vnc-{family}' for family in sorted(families)]
     return check(
