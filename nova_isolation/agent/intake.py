@@ -80,23 +80,27 @@ class Tally:
             the last message, and since the start
         """
         self._words = words
+        self._cause = ''
         self._told = 0
         self._last = float('-inf')
         self.total = 0
 
-    def add(self, count: int = 1) -> None:
+    def add(self, count: int = 1, cause: str = '') -> None:
         """Count.
 
         :param count: how many were lost now
+        :param cause: why, where it is not always the same
         """
         self.total += count
+        self._cause = f': {cause}' if cause else ''
         self.tell()
 
     def tell(self) -> None:
         """Log what was not logged yet, when a second has passed."""
         now = time.monotonic()
         if self.total > self._told and now - self._last >= 1:
-            LOG.error(self._words, self.total - self._told, self.total)
+            words = self._words % (self.total - self._told, self.total)
+            LOG.error('%s%s', words, self._cause)
             self._told, self._last = self.total, now
 
 
@@ -229,10 +233,11 @@ class Intake:
         try:
             self._spool.put_event(violation)
         except (exceptions.SpoolFull, OSError) as e:
-            LOG.debug('Violation %s is not in the spool: %s', violation.id, e)
-            self.lost.add()
+            cause = str(e)
+        else:
+            self._wake()
             return
-        self._wake()
+        self.lost.add(cause=cause)
 
     def _table(self, uuid: str, path: str | None) -> attribution.Table:
         """Get a table that knows the guest and the file, if any does."""

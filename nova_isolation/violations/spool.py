@@ -253,8 +253,10 @@ def _write(directory: int, name: str, content: bytes) -> None:
     try:
         file = os.open(temporary, flags, 0o640, dir_fd=directory)
         with open(file, 'wb') as stream:
-            # whatever the umask of nova-compute is
-            os.fchmod(file, 0o640)
+            # Whatever the umask of nova-compute is; where the file system has
+            # owners of its own, the narrower mode stays.
+            with contextlib.suppress(PermissionError):
+                os.fchmod(file, 0o640)
             stream.write(content)
             stream.flush()
             os.fsync(file)

@@ -174,6 +174,7 @@ class HandleTestCase(IntakeTestCase):
 
     def test_what_the_spool_does_not_take_is_counted_and_in_the_log(self):
         for fault in (exceptions.SpoolFull('full'), OSError('no space')):
+            self.intake.lost._last = float('-inf')
             with (
                 mock.patch.object(
                     self.spool, 'put_event', autospec=True, side_effect=fault
@@ -182,6 +183,7 @@ class HandleTestCase(IntakeTestCase):
             ):
                 self._handle(_denial())
             self.assertIn('/etc/shadow', logs.output[0])
+            self.assertIn(f'spool: {fault}', logs.output[1])
         self.assertEqual(2, self.intake.lost.total)
         self.wake.assert_not_called()
 

@@ -104,6 +104,14 @@ class PutTestCase(SpoolTestCase):
         (file,) = self.directory.iterdir()
         self.assertEqual(0o640, stat.S_IMODE(file.stat().st_mode))
 
+    def test_a_file_system_that_knows_no_modes_takes_it_all_the_same(self):
+        denied = PermissionError(errno.EPERM, 'Operation not permitted')
+        with mock.patch.object(
+            os, 'fchmod', autospec=True, side_effect=denied
+        ):
+            self._put(1)
+        self.assertEqual([1], self._numbers())
+
     def test_content_then_name_then_directory_reach_the_disk(self):
         calls = []
         fsync, rename = os.fsync, os.rename
