@@ -1,0 +1,285 @@
+#!/bin/bash
+#
+# Checks a compute node, changing nothing:
+#
+#   tools/check-host.sh [--config-file FILE]...
+#
+# Is everything there that nova-isolation needs, is it configured, do its
+# services run; and then for every guest that Nova runs: does each thread of its
+# QEMU have the guest's own profile in the configured mode, does the kernel hold
+# just the policy that the profile's file compiles to, and does the kernel,
+# asked, keep it off the disks of the other guests?
+#
+# Run it as root. Without --config-file it reads /etc/nova/nova.conf,
+# /etc/nova/nova-compute.conf and /etc/nova/nova.conf.d/. Exit status 0 only when
+# all is well.
+
+set -uo pipefail
+export LC_ALL=C.UTF-8
+
+APPARMOR=/sys/kernel/security/apparmor
+CAP_AUDIT_READ=37
+# of the kernel's masks: write, read, append
+ACCESS=$((0x2 | 0x4 | 0x8))
+
+bad=0
+configuration=()
+
+good() {
+    printf '  ok    %s\n' "$*"
+}
+
+wrong() {
+    printf '  WRONG %s\n' "$*"
+    bad=$((bad + 1))
+}
+
+# option GROUP NAME DEFAULT: the last value in the configuration files
+option() {
+    local value
+    value=$(cat -- "${configuration[@]}" 2>/dev/null | awk \
+        -v group="[$1]" -v name="$2" '
+        /^[[:space:]]*\[/ { gsub(/[[:space:]]/, ""); here = ($0 == group) }
+        here && $0 ~ "^" name "[[:space:]]*[=:]" {
+            sub(/^[^=:]*[=:][[:space:]]*/, ""); sub(/[[:space:]]+$/, "")
+            value = $0
+        }
+        END { print value }')
+    printf '%s\n' "${value:-$3}"
+}
+
+check_kernel() {
+    printf 'Kernel %s\n' "$(uname -r)"
+    if [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ]; then
+        good 'runs with AppArmor'
+    else
+        wrong 'runs without AppArmor: boot it with apparmor=1 security=apparmor'
+    fi
+    if [ -d "$APPARMOR/policy/profiles" ]; then
+        good 'shows its policy'
+    else
+        wrong "shows no policy: mount securityfs at /sys/kernel/security"
+    fi
+}
+
+check_parser() {
+    local problem
+    printf 'Parser %s\n' "$parser"
+    if ! [ -x "$parser" ]; then
+        wrong 'cannot be run: install the package apparmor'
+    elif [ -n "$(find -L "$parser" '(' ! -uid 0 -o -perm /022 ')')" ]; then
+        wrong 'can be written by others than root'
+    elif problem=$(printf 'abi <abi/3.0>,\nprofile nova-isolation-check {\n}\n' \
+        | "$parser" -QTS 2>&1 >/dev/null); then
+        good 'compiles'
+    else
+        wrong "does not compile an empty profile: $problem"
+    fi
+}
+
+check_libvirt() {
+    local conf=/etc/libvirt/qemu.conf
+    printf 'libvirt %s\n' "$(virsh --version 2>/dev/null)"
+    if virsh "${virsh[@]}" capabilities 2>/dev/null \
+        | grep -q '<model>apparmor</model>'; then
+        good 'runs with its AppArmor driver'
+    else
+        wrong "does not answer, or runs without its AppArmor driver: see $conf"
+    fi
+    if grep -Eqs '^\s*security_driver\s*=.*"apparmor"' "$conf"; then
+        good "$conf names the driver"
+    else
+        wrong "$conf does not say security_driver = \"apparmor\": a libvirtd" \
+            'that is not confined itself would use none, silently'
+    fi
+}
+
+# running PROGRAM: the process ids of a Python program
+running() {
+    local file
+    for file in /proc/[0-9]*/cmdline; do
+        # A process may end while it is looked at.
+        if { tr '\0' '\n' <"$file"; } 2>/dev/null | head -n 2 \
+            | grep -Eq "(^|/)$1\$"; then
+            file=${file%/cmdline}
+            printf '%s\n' "${file#/proc/}"
+        fi
+    done
+}
+
+check_nova() {
+    local driver pids
+    printf 'nova-compute\n'
+    driver=$(option DEFAULT compute_driver '')
+    if [ "$driver" = isolation.LibvirtDriver ]; then
+        good 'compute_driver is isolation.LibvirtDriver'
+    else
+        wrong "[DEFAULT] compute_driver is '$driver', not isolation.LibvirtDriver"
+    fi
+    case $mode in
+        enforce) good '[isolation] mode is enforce' ;;
+        complain) wrong '[isolation] mode is complain: nothing is denied' ;;
+        *) wrong "[isolation] mode is $mode: nothing of ours confines" ;;
+    esac
+    mapfile -t pids < <(running nova-compute)
+    if [ "${#pids[@]}" -gt 0 ]; then
+        good "runs: ${pids[*]}"
+    else
+        wrong 'does not run'
+    fi
+}
+
+check_agent() {
+    local pid pids capable=no spool effective waiting
+    printf 'nova-isolation-agent\n'
+    mapfile -t pids < <(running nova-isolation-agent)
+    for pid in "${pids[@]}"; do
+        effective=$(awk '/^CapEff:/ { print $2 }' "/proc/$pid/status" 2>/dev/null)
+        if ((16#${effective:-0} >> CAP_AUDIT_READ & 1)); then
+            capable=yes
+        fi
+    done
+    if [ "${#pids[@]}" -eq 0 ]; then
+        wrong 'does not run: nobody reports denials'
+    elif [ "$capable" = no ]; then
+        wrong 'runs without CAP_AUDIT_READ: it cannot read audit records'
+    else
+        good "runs: ${pids[*]}"
+    fi
+    spool=$(option isolation spool_directory /var/lib/nova-isolation/spool)
+    waiting=$(find "$spool" -name '*.json' -mmin +5 2>/dev/null | wc -l)
+    if ! [ -d "$spool" ]; then
+        wrong "the spool $spool is missing"
+    elif [ "$waiting" -gt 0 ]; then
+        wrong "$waiting events wait in $spool for more than 5 minutes:" \
+            'is RabbitMQ reachable?'
+    else
+        good 'no event waits in the spool'
+    fi
+}
+
+# may PROFILE PATH: succeeds when the kernel allows that label the file
+may() {
+    local answer='' mask
+    exec 3<>"$APPARMOR/.access" || return 2
+    printf 'label\0%s\0\x02%s' "$1" "$2" >&3
+    IFS= read -r -d '' answer <&3
+    exec 3<&-
+    mask=$(awk '$1 == "allow" { print $2 }' <<<"$answer")
+    [ -n "$mask" ] || return 2
+    (((mask & ACCESS) != 0))
+}
+
+disks_of() {
+    virsh "${virsh[@]}" domblklist --details "$1" 2>/dev/null \
+        | sed -nE 's/^ *file +[a-z]+ +[^ ]+ +//p' | grep -v '^-$'
+}
+
+check_guest() {
+    local uuid=$1 name=$2 profile=libvirt-$1 pid label loaded tool threads=0
+    local file=$directory/$profile before=$bad digest held='' other path status
+    printf 'Guest %s (%s)\n' "$uuid" "$name"
+    pid=$(cat "$runtime/$name.pid" 2>/dev/null)
+    if ! { tr '\0' '\n' <"/proc/${pid:-none}/cmdline"; } 2>/dev/null \
+        | grep -qx -- "$uuid"; then
+        wrong "its process cannot be found through $runtime/$name.pid"
+        return
+    fi
+    for path in "/proc/$pid/task/"*; do
+        label=$(cat "$path/attr/apparmor/current" 2>/dev/null \
+            || cat "$path/attr/current" 2>/dev/null)
+        threads=$((threads + 1))
+        [ "$label" = "$profile ($mode)" ] \
+            || wrong "thread ${path##*/} runs as '$label'"
+    done
+    [ "$bad" -gt "$before" ] \
+        || good "$threads threads of process $pid run as $profile ($mode)"
+
+    for tool in sha256 sha1; do
+        for loaded in "$APPARMOR/policy/profiles/$profile".*/"raw_$tool"; do
+            [ -e "$loaded" ] || continue
+            held=$(cat "$loaded")
+            digest=$("$parser" -QTS "$file" 2>/dev/null | "${tool}sum")
+            digest=${digest%% *}
+            break 2
+        done
+    done
+    if ! head -n 1 "$file" 2>/dev/null | grep -q nova-isolation; then
+        wrong "$file is not ours: start the guest anew through Nova"
+    elif [ -z "$held" ]; then
+        wrong "the kernel shows no digest of $profile"
+    elif [ "$held" = "$digest" ]; then
+        good "the kernel holds just the policy of $file: $tool $held"
+    else
+        wrong "the kernel holds another policy than $file compiles to"
+    fi
+
+    before=$bad
+    for other in "${uuids[@]}"; do
+        [ "$other" != "$uuid" ] || continue
+        while read -r path; do
+            may "$profile" "$path"
+            status=$?
+            if [ "$status" -eq 0 ]; then
+                wrong "may reach $path of $other"
+            elif [ "$status" -eq 2 ]; then
+                wrong 'the kernel does not answer what the profile grants'
+            fi
+        done < <(disks_of "$other")
+    done
+    if [ "$bad" -eq "$before" ] && [ "${#uuids[@]}" -gt 1 ]; then
+        good 'the kernel keeps it off the disks of the other guests'
+    fi
+}
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        --config-file)
+            configuration+=("${2:?--config-file needs a file}")
+            shift 2
+            ;;
+        *)
+            sed -n '3,/^$/s/^# \{0,1\}//p' "$0" >&2
+            exit 2
+            ;;
+    esac
+done
+if [ "${#configuration[@]}" -eq 0 ]; then
+    configuration=(/etc/nova/nova.conf /etc/nova/nova-compute.conf
+        /etc/nova/nova.conf.d/*.conf)
+fi
+if [ "$(id -u)" -ne 0 ]; then
+    printf '%s: run it as root\n' "$0" >&2
+    exit 2
+fi
+
+mode=$(option isolation mode enforce)
+parser=$(option isolation apparmor_parser /usr/sbin/apparmor_parser)
+directory=$(option isolation profile_directory /etc/apparmor.d/libvirt)
+runtime=$(option isolation libvirt_runtime_directory /run/libvirt/qemu)
+virsh=(--quiet --readonly --connect
+    "$(option isolation libvirt_uri qemu:///system)")
+
+check_kernel
+check_parser
+check_libvirt
+check_nova
+check_agent
+
+uuids=() names=()
+for uuid in $(virsh "${virsh[@]}" list --uuid 2>/dev/null); do
+    name=$(virsh "${virsh[@]}" domname "$uuid")
+    if virsh "${virsh[@]}" dumpxml "$uuid" | grep -q '<nova:instance'; then
+        uuids+=("$uuid")
+        names+=("$name")
+    else
+        printf 'Guest %s (%s)\n  is none of Nova: not looked at\n' \
+            "$uuid" "$name"
+    fi
+done
+for i in "${!uuids[@]}"; do
+    check_guest "${uuids[i]}" "${names[i]}"
+done
+
+printf '\n%d guests, %d faults\n' "${#uuids[@]}" "$bad"
+[ "$bad" -eq 0 ]
