@@ -322,12 +322,18 @@ def _state(policy: Policy, directory: str) -> list[rules.Rule]:
     number = rules.Glob.DIGITS if policy.id is None else str(policy.id)
     # libvirt's virDomainDefGetShortName(): the id and 20 characters of the
     # name
-    short = f'-{policy.name[:20]}/master-key.aes'
+    short = f'-{policy.name[:20]}'
     return [
         rules.File(
-            (f'{directory}/domain-', number, short),
+            (f'{directory}/domain-', number, f'{short}/master-key.aes'),
             'r',
             'the key with which libvirt hides secrets from the command line',
+        ),
+        rules.File(
+            (f'{directory}/domain-', number, f'{short}/monitor.sock'),
+            'w',
+            'quietly denied: QEMU unlinks at its end what libvirt removes',
+            deny=True,
         ),
         rules.File(
             (f'{directory}/save/{policy.name}.save',),

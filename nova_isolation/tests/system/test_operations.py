@@ -13,6 +13,7 @@
 """What Nova does to a guest works, stays confined, and meets no denial."""
 
 import functools
+import os
 import re
 
 import lablib
@@ -64,11 +65,15 @@ class OperationsTest(base.CloudTestCase):
             '.recv(12))"'
         )
         self.assertIn('RFB 003', greeting)
-        # what the guest writes to its serial port arrives in the log: the
-        # firmware does
+        # what the guest writes to its serial port arrives in the log
+        for letter in b'hello':
+            cloud.node(
+                f'virsh -q qemu-monitor-command --hmp {uuid} '
+                f'"o /1 0x3f8 {letter}"'
+            )
         log = f'{cloud.INSTANCES}/{uuid}/console.log'
         lablib.wait_for(
-            'console.log', lambda: cloud.node(f'stat -c %s {log}') != '0\n', 30
+            'console.log', lambda: 'hello' in cloud.node(f'cat {log}'), 30
         )
         self.assert_not_denied(uuid)
 
@@ -119,14 +124,19 @@ class RefusedOperationsTest(base.CloudTestCase):
         before = cloud.profile(uuid)
         pids = cloud.qemu_pids(uuid)
         with cloud.Consumer() as consumer:
-            for operation, body in (
-                ('a snapshot', {'createImage': {'name': 'copy'}}),
+            for operation, path, body in (
+                ('a snapshot', 'action', {'createImage': {'name': 'copy'}}),
                 (
-                    'resize or cold migration',
-                    {'migrate': None},
+                    'attaching an interface',
+                    'os-interface',
+                    {
+                        'interfaceAttachment': {
+                            'net_id': os.environ['LAB_NETWORK']
+                        }
+                    },
                 ),
             ):
-                lablib.call('POST', f'/servers/{uuid}/action', body)
+                lablib.call('POST', f'/servers/{uuid}/{path}', body)
                 consumer.wait_for(
                     operation,
                     functools.partial(self.refusal, uuid, operation),

@@ -126,21 +126,15 @@ class NotifierTestCase(base.BaseTestCase):
         self.assertTrue(consuming.wait(1))
         self.assertEqual(event.id, consuming.received[0][3]['id'])
 
-    def test_without_a_broker_a_send_raises_at_once(self):
+    def test_without_a_broker_each_send_raises_at_once(self):
+        # over a connection that was good, and over none
+        self.notifier.send(self._put(_refused()))
         entry = self._put(_refused())
         self._without_broker()
-        begun = time.monotonic()
-        self.assertRaises(exceptions.NotSent, self.notifier.send, entry)
-        self.assertLess(time.monotonic() - begun, 2)
-
-    def test_a_broker_that_goes_is_noticed_by_the_next_send(self):
-        self.notifier.send(self._put(_refused()))
-        self._without_broker()
-        begun = time.monotonic()
-        self.assertRaises(
-            exceptions.NotSent, self.notifier.send, self._put(_refused())
-        )
-        self.assertLess(time.monotonic() - begun, 5)
+        for _ in range(3):
+            begun = time.monotonic()
+            self.assertRaises(exceptions.NotSent, self.notifier.send, entry)
+            self.assertLess(time.monotonic() - begun, 5)
 
     def test_the_sender_delivers_what_is_put_at_once(self):
         consuming = self._consume()

@@ -17,6 +17,7 @@ import itertools
 import os
 import sys
 import time
+import types
 
 import fixtures
 import nova.conf
@@ -45,7 +46,7 @@ class IsolationTestCase(base.ServersTestBase):
     CAST_AS_CALL = False
 
     #: values of the [isolation] group
-    isolation = {}
+    isolation = types.MappingProxyType({})
 
     def setUp(self):
         self.hooks = self.useFixture(isolation_fixtures.TestHooks())
@@ -66,7 +67,9 @@ class IsolationTestCase(base.ServersTestBase):
             )
         )
         options.register_opts(CONF)
-        self.spool_directory = self.useFixture(fixtures.TempDir()).join('spool')
+        self.spool_directory = os.path.join(
+            self.useFixture(fixtures.TempDir()).path, 'spool'
+        )
         self.flags(
             hooks=['recorder'],
             spool_directory=self.spool_directory,
@@ -187,9 +190,11 @@ class IsolationTestCase(base.ServersTestBase):
             if found['status'] != expected_status:
                 return None
             # Nova writes the state before the fault
-            return None if (
-                expected_status == 'ERROR' and 'fault' not in found
-            ) else found
+            return (
+                None
+                if (expected_status == 'ERROR' and 'fault' not in found)
+                else found
+            )
 
         return self.wait(f'the state {expected_status}', reached)
 

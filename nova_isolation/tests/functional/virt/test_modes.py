@@ -12,6 +12,7 @@
 
 """The modes, and what stops nova-compute at its start."""
 
+import types
 from unittest import mock
 
 import fixtures
@@ -38,7 +39,7 @@ class DriverTest(base.IsolationTestCase):
 
 
 class OffTest(base.IsolationTestCase):
-    isolation = {'mode': 'off'}
+    isolation = types.MappingProxyType({'mode': 'off'})
 
     def setUp(self):
         super().setUp()
@@ -59,9 +60,7 @@ class OffTest(base.IsolationTestCase):
         self.act(server, unrescue=None)
         after = self.act(server, reboot={'type': 'HARD'})
         self.assertEqual('ACTIVE', after['status'])
-        self.assertEqual(
-            {'release'}, {verb for verb, _ in self.verbs(server)}
-        )
+        self.assertEqual({'release'}, {verb for verb, _ in self.verbs(server)})
         self.delete(server)
 
     def test_a_host_without_a_security_driver_is_no_fault(self):
@@ -148,9 +147,7 @@ class WrongConfigurationTest(base.IsolationTestCase):
         error = self.assertRaises(SystemExit, self.start_compute)
         self.assertEqual(1, error.code)
         output = self.stdlog.logger.output
-        [line] = [
-            line for line in output.splitlines() if 'CRITICAL' in line
-        ]
+        [line] = [line for line in output.splitlines() if 'CRITICAL' in line]
         for word in words:
             self.assertIn(word, line)
         self.assertNotIn('Traceback', output)

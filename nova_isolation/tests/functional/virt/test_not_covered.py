@@ -14,6 +14,7 @@
 
 from nova.tests.functional.api import client
 
+from nova_isolation import exceptions
 from nova_isolation.tests.functional.virt import base
 
 
@@ -102,9 +103,11 @@ class NotCoveredTest(base.IsolationTestCase):
         self._wait_for_migration_status(self.server, ['error'])
         self.wait(
             'the end of the task',
-            lambda: not self.admin_api.get_server(self.uuid)[
-                'OS-EXT-STS:task_state'
-            ],
+            lambda: (
+                not self.admin_api.get_server(self.uuid)[
+                    'OS-EXT-STS:task_state'
+                ]
+            ),
         )
         after = self.admin_api.get_server(self.uuid)
         self.assertEqual('compute1', after['OS-EXT-SRV-ATTR:host'])
@@ -153,7 +156,7 @@ class LastLineTest(base.IsolationTestCase):
             ('a snapshot of a running guest', guest.snapshot),
             ('live migration', guest.migrate),
         ):
-            error = self.assertRaises(Exception, call, None)
+            error = self.assertRaises(exceptions.NotCovered, call, None)
             self.assertEqual(
                 f'{operation} is not covered by nova-isolation yet',
                 str(error),

@@ -82,9 +82,7 @@ class OperationsTest(base.IsolationTestCase):
         server = self.boot()
         server = self.act(server, reboot={'type': 'HARD'})
         self.assertEqual('ACTIVE', server['status'])
-        self.assertEqual(
-            [('judge', 'running'), *REBUILT], self.verbs(server)
-        )
+        self.assertEqual([('judge', 'running'), *REBUILT], self.verbs(server))
         self.assert_running(server, 2)
 
     def test_soft_reboot_starts_what_is_defined(self):
@@ -101,9 +99,7 @@ class OperationsTest(base.IsolationTestCase):
         self.assertEqual([], self.verbs(server))
         server = self.act(server, **{'os-start': None})
         self.assertEqual('ACTIVE', server['status'])
-        self.assertEqual(
-            [('judge', 'shutoff'), *REBUILT], self.verbs(server)
-        )
+        self.assertEqual([('judge', 'shutoff'), *REBUILT], self.verbs(server))
         self.assert_running(server, 2)
 
     def test_pause_and_unpause_need_no_hook(self):
@@ -150,8 +146,10 @@ class OperationsTest(base.IsolationTestCase):
             self.verbs(server),
         )
         self.assertEqual(
-            {f'{self.directory(uuid)}/{name}' for name in
-             ('disk', 'disk.rescue')},
+            {
+                f'{self.directory(uuid)}/{name}'
+                for name in ('disk', 'disk.rescue')
+            },
             {d.path for d in self.recording.guests[-1].domain.disks},
         )
         self.recording.forget()
