@@ -34,7 +34,7 @@ from nova_isolation.violations import spool
 CONF = nova.conf.CONF
 
 #: seconds that an operation may take
-_PATIENCE = 20
+_PATIENCE = 60
 
 
 class IsolationTestCase(base.ServersTestBase):
