@@ -180,10 +180,17 @@ def system(context: Context) -> None:
     build = streams.Program('lab build', (lab, 'build', *images), limit=1500)
     if not _build(context, build):
         return
-    context.line.run = f'{len(runs)} runs'
+    context.line.run = f'0 of {len(runs)} runs ended'
     cores = len(os.sched_getaffinity(0))
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:
         futures = [pool.submit(_system_run, context, run) for run in runs]
+
+        def show_ended(_: object) -> None:
+            ended = sum(future.done() for future in futures)
+            context.line.run = f'{ended} of {len(runs)} runs ended'
+
+        for future in futures:
+            future.add_done_callback(show_ended)
         try:
             for run, future in zip(runs, futures, strict=True):
                 results, output = future.result()
@@ -191,7 +198,10 @@ def system(context: Context) -> None:
                 for result in results:
                     context.line.add(result, show=True)
                 if any(r.status == report.FAILED for r in results):
-                    context.line.show(output)
+                    # Where its logs are; the tracebacks come at the end.
+                    for text in output.splitlines():
+                        if text.startswith('lab: '):
+                            context.line.show(text)
         except BaseException:
             # Before the pool waits for its threads.
             context.programs.stop()
