@@ -197,15 +197,17 @@ def _read_header(descriptor: int, path: str) -> tuple[str, str] | None:
 def _backing_format(descriptor: int, offset: int) -> str:
     """Find the header extension that tells the backing file's format."""
     extensions = os.pread(descriptor, _MAX_EXTENSIONS, offset)
+    found = []
     at = 0
     while at + 8 <= len(extensions):
         kind, length = struct.unpack_from('>II', extensions, at)
         if kind == _END:
             break
         if kind == _BACKING_FORMAT:
-            return extensions[at + 8 : at + 8 + length][:32].decode()
+            found.append(extensions[at + 8 : at + 8 + length][:32])
         at += 8 + (length + 7) // 8 * 8
-    return ''
+    # Of several QEMU takes the last; QEMU itself writes one.
+    return b' and '.join(found).decode()
 
 
 def _resolve(backing: tuple[str, str], overlay: str) -> tuple[str, str]:
@@ -217,7 +219,8 @@ def _resolve(backing: tuple[str, str], overlay: str) -> tuple[str, str]:
             f'the header of {overlay} names {name!r}, which is not a file'
         )
     path = os.path.join(os.path.dirname(overlay), name)
-    if os.path.normpath(path) != path:
+    # QEMU's name would end at a NUL
+    if os.path.normpath(path) != path or '\0' in path:
         raise exceptions.UntrustedImage(
             f'the header of {overlay} names {name!r}, which is not a plain '
             'path'
