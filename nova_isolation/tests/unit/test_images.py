@@ -1,0 +1,413 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A backing chain is followed within two directories, or refused."""
+
+import os
+import socket
+import struct
+
+import ddt
+import fixtures
+from oslotest import base
+
+from nova_isolation import exceptions
+from nova_isolation import images
+from nova_isolation.tests.unit import samples
+
+_BACKING_FORMAT = 0xE2792ACA
+_FEATURES = 0x6803F857
+
+
+def extension(kind, data):
+    padded = data + b'\0' * (-len(data) % 8)
+    return struct.pack('>II', kind, len(data)) + padded
+
+
+def header(
+    backing=None,
+    backing_format=b'qcow2',
+    version=3,
+    incompatible=0,
+    offset=None,
+    length=None,
+    size=None,
+    magic=b'QFI\xfb',
+):
+    """The beginning of a qcow2 image, as qemu-img lays it out."""
+    fixed_size = 72 if version == 2 else 112
+    tail = extension(_FEATURES, bytes(384))
+    if backing_format is not None:
+        tail = extension(_BACKING_FORMAT, backing_format) + tail
+    tail += extension(0, b'')
+    name = backing or b''
+    fixed = struct.pack(
+        '>4sIQIIQIIQQIIQ',
+        magic,
+        version,
+        (fixed_size + len(tail) if backing else 0)
+        if offset is None
+        else offset,
+        len(name) if length is None else length,
+        16,
+        1 << 20,
+        0,
+        1,
+        0x30000,
+        0x10000,
+        1,
+        0,
+        0,
+    )
+    if version != 2:
+        fixed += struct.pack(
+            '>QQQII8s',
+            incompatible,
+            0,
+            0,
+            4,
+            fixed_size if size is None else size,
+            b'',
+        )
+    return fixed + tail + name
+
+
+class ImagesTestCase(base.BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        top = os.path.realpath(self.useFixture(fixtures.TempDir()).path)
+        self.top = top
+        self.instance = os.path.join(top, 'instances', 'uuid')
+        self.cache = os.path.join(top, 'instances', '_base')
+        self.foreign = os.path.join(top, 'instances', 'other')
+        for directory in (self.instance, self.cache, self.foreign):
+            os.makedirs(directory)
+        self.allowed = images.Directories(self.instance, self.cache)
+        self.disk = self.write(self.instance, 'disk', header())
+
+    def write(self, directory, name, content=b''):
+        path = os.path.join(directory, name)
+        with open(path, 'wb') as f:
+            f.write(content)
+        return path
+
+    def overlay(self, backing, backing_format=b'qcow2', **fields):
+        return self.write(
+            self.instance,
+            'disk',
+            header(os.fsencode(backing), backing_format, **fields),
+        )
+
+    def chain(self, path=None, image_format='qcow2'):
+        return [
+            (layer.path, layer.format)
+            for layer in images.chain(
+                path or self.disk, image_format, self.allowed
+            )
+        ]
+
+    def assert_refused(self, *words, path=None, image_format='qcow2'):
+        error = self.assertRaises(
+            exceptions.UntrustedImage, self.chain, path, image_format
+        )
+        for word in words:
+            self.assertIn(word, error.message)
+        return error
+
+
+class ChainTest(ImagesTestCase):
+    def test_a_disk_without_a_backing_file(self):
+        self.assertEqual([(self.disk, 'qcow2')], self.chain())
+
+    def test_a_raw_disk_has_no_header_whatever_it_holds(self):
+        # QEMU takes the format from the XML, and so do we
+        self.overlay(f'{self.foreign}/disk')
+        self.assertEqual([(self.disk, 'raw')], self.chain(image_format='raw'))
+
+    def test_an_overlay_on_the_cache(self):
+        cached = self.write(self.cache, 'sha1', b'whatever')
+        self.overlay(cached, b'raw')
+        self.assertEqual([(self.disk, 'qcow2'), (cached, 'raw')], self.chain())
+
+    def test_a_raw_backing_file_ends_the_chain_whatever_it_holds(self):
+        cached = self.write(self.cache, 'sha1', header(b'/etc/passwd', b'raw'))
+        self.overlay(cached, b'raw')
+        self.assertEqual(2, len(self.chain()))
+
+    def test_several_layers(self):
+        last = self.write(self.cache, 'sha1', header())
+        middle = self.write(self.instance, 'middle', header(os.fsencode(last)))
+        self.overlay('middle')
+        self.assertEqual(
+            [(path, 'qcow2') for path in (self.disk, middle, last)],
+            self.chain(),
+        )
+
+    def test_any_text_may_stand_in_a_name(self):
+        name = 'a b[1]*"ü'
+        self.write(self.cache, name)
+        self.overlay(f'{self.cache}/{name}', b'raw')
+        self.assertEqual(f'{self.cache}/{name}', self.chain()[1][0])
+
+    def test_a_colon_after_a_slash_is_no_protocol(self):
+        self.write(self.cache, 'nbd:x')
+        self.overlay(f'{self.cache}/nbd:x', b'raw')
+        self.assertEqual(f'{self.cache}/nbd:x', self.chain()[1][0])
+
+    def test_a_header_of_version_2(self):
+        cached = self.write(self.cache, 'sha1')
+        self.overlay(cached, b'raw', version=2)
+        self.assertEqual(2, len(self.chain()))
+
+    def test_directories_above_may_be_links(self):
+        link = os.path.join(self.top, 'link')
+        os.symlink(os.path.join(self.top, 'instances'), link)
+        self.allowed = images.Directories(f'{link}/uuid', f'{link}/_base')
+        cached = self.write(self.cache, 'sha1')
+        self.overlay(f'{link}/_base/sha1', b'raw')
+        # what the kernel sees, for that is what the profile must name
+        self.assertEqual(
+            [(self.disk, 'qcow2'), (cached, 'raw')],
+            self.chain(f'{link}/uuid/disk'),
+        )
+
+    def test_sixteen_layers_are_enough_for_anybody(self):
+        self.write(self.instance, 'l15', header())
+        for n in range(14, 0, -1):
+            self.write(self.instance, f'l{n}', header(f'l{n + 1}'.encode()))
+        self.overlay('l1')
+        self.assertEqual(16, len(self.chain()))
+        self.write(self.instance, 'l15', header(b'l16'))
+        self.write(self.instance, 'l16', header())
+        self.assert_refused('more than 16 layers')
+
+
+class QemuImgTest(ImagesTestCase):
+    """What qemu-img writes is read."""
+
+    def _put(self, name):
+        self.write(self.instance, 'disk', samples.image(name))
+        self.write(self.instance, 'base')
+        self.write(self.instance, 'plain.qcow2', samples.image('plain'))
+
+    def test_plain(self):
+        self._put('plain')
+        self.assertEqual(1, len(self.chain()))
+
+    def test_on_raw(self):
+        for name in ('on-raw', 'on-raw-v2'):
+            self._put(name)
+            self.assertEqual(
+                [(self.disk, 'qcow2'), (f'{self.instance}/base', 'raw')],
+                self.chain(),
+            )
+
+    def test_on_qcow2(self):
+        self._put('on-qcow2')
+        self.assertEqual(
+            (f'{self.instance}/plain.qcow2', 'qcow2'), self.chain()[1]
+        )
+
+    def test_on_json(self):
+        self._put('on-json')
+        self.assert_refused('json:', 'which is not a file')
+
+    def test_external_data_file(self):
+        self._put('external-data')
+        self.assert_refused('external data file')
+
+    def test_our_headers_are_as_qemu_img_s(self):
+        # so that the other tests speak of what QEMU would read
+        sample = samples.image('on-qcow2')
+        ours = header(b'plain.qcow2')
+        for fmt, at in (('>4sI', 0), ('>I', 16), ('>QQQII', 72)):
+            self.assertEqual(
+                struct.unpack_from(fmt, sample, at),
+                struct.unpack_from(fmt, ours, at),
+            )
+        self.assertEqual(sample[112:128], ours[112:128])
+
+
+@ddt.ddt
+class UntrustedTest(ImagesTestCase):
+    def test_another_guest_s_disk(self):
+        victim = self.write(self.foreign, 'disk')
+        self.overlay(victim, b'raw')
+        self.assert_refused(victim, f'the header of {self.disk}', 'is not in')
+
+    @ddt.data(
+        '/etc/passwd',
+        '/dev/sda',
+        '../other/disk',
+        './../other/disk',
+        '{cache}/../other/disk',
+        '{cache}/sub/base',
+        '{instance}/../_base/../other/disk',
+        '{cache}//base',
+        '.',
+        '..',
+        '{cache}/',
+        '{cache}',
+    )
+    def test_a_chain_that_leaves_its_directories(self, name):
+        self.write(self.cache, 'base')
+        self.write(self.foreign, 'disk')
+        os.mkdir(f'{self.cache}/sub')
+        self.write(f'{self.cache}/sub', 'base')
+        name = name.format(cache=self.cache, instance=self.instance)
+        self.overlay(name or '\0', b'raw')
+        self.assertRaises((exceptions.UntrustedImage, ValueError), self.chain)
+
+    @ddt.data(
+        'json:{"driver":"file","filename":"/etc/passwd"}',
+        'nbd:localhost:10809',
+        'nbd://host/x',
+        'file:/etc/passwd',
+        'host_device:/dev/sda',
+        'fat:rw:/etc',
+        'https://host/x',
+        'rbd:pool/image',
+        ':x',
+    )
+    def test_what_qemu_takes_for_a_protocol(self, name):
+        # a file of that name is there, and is not what QEMU would open
+        with open(f'{self.instance}/{name.partition("/")[0]}', 'w'):
+            pass
+        self.overlay(name, b'raw')
+        self.assert_refused(repr(name), 'which is not a file')
+
+    def test_the_disk_itself_has_to_be_the_instance_s_own(self):
+        cached = self.write(self.cache, 'sha1', header())
+        self.assert_refused(
+            cached, 'named by the domain', 'is not in', path=cached
+        )
+
+    def test_an_instance_directory_that_is_a_link(self):
+        os.rename(self.instance, f'{self.top}/elsewhere')
+        os.symlink(f'{self.top}/elsewhere', self.instance)
+        self.assert_refused(self.instance, 'is a symbolic link')
+
+    def test_a_disk_that_is_a_link(self):
+        victim = self.write(self.foreign, 'disk')
+        os.unlink(self.disk)
+        os.symlink(victim, self.disk)
+        for image_format in ('raw', 'qcow2'):
+            self.assert_refused(
+                self.disk, 'is a symbolic link', image_format=image_format
+            )
+
+    def test_a_backing_file_that_is_a_link(self):
+        victim = self.write(self.foreign, 'disk')
+        os.symlink(victim, f'{self.instance}/base')
+        self.overlay('base', b'raw')
+        self.assert_refused('base', 'is a symbolic link')
+
+    def test_a_fifo_is_not_waited_for(self):
+        os.unlink(self.disk)
+        os.mkfifo(self.disk)
+        self.assert_refused('is not a regular file', image_format='raw')
+
+    def test_a_socket_or_a_directory(self):
+        os.unlink(self.disk)
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(self.disk)
+            self.assert_refused(self.disk, image_format='raw')
+        os.unlink(self.disk)
+        os.mkdir(self.disk)
+        self.assert_refused('is not a regular file', image_format='raw')
+
+    def test_a_device(self):
+        self.allowed = images.Directories('/dev', self.cache)
+        self.assert_refused(
+            'is not a regular file', path='/dev/null', image_format='raw'
+        )
+
+    def test_a_loop(self):
+        self.overlay(self.disk)
+        self.assert_refused('is a loop', self.disk)
+        self.overlay('middle')
+        self.write(self.instance, 'middle', header(b'disk'))
+        self.assert_refused('is a loop', f'{self.instance}/middle')
+
+    def test_a_loop_by_another_name_of_the_file(self):
+        os.link(self.disk, f'{self.instance}/twin')
+        self.overlay('twin')
+        self.assert_refused('is a loop')
+
+    def test_a_missing_file_is_told_apart(self):
+        # a hard reboot fetches it
+        self.overlay(f'{self.cache}/gone', b'raw')
+        error = self.assertRaises(exceptions.MissingImage, self.chain)
+        self.assertIn(f'{self.cache}/gone', error.message)
+        self.assertIn('does not exist', error.message)
+        os.unlink(self.disk)
+        self.assertRaises(exceptions.MissingImage, self.chain)
+
+    @ddt.data(
+        ({'magic': b'VMDK'}, 'does not begin with a qcow2 header'),
+        ({'version': 1}, 'version 1'),
+        ({'version': 4}, 'version 4'),
+        ({'incompatible': 1 << 2}, 'external data file'),
+        ({'backing': b'x', 'backing_format': None}, "the format ''"),
+        ({'backing': b'x', 'backing_format': b'vmdk'}, "'vmdk'"),
+        ({'backing': b'x', 'backing_format': b''}, "the format ''"),
+        ({'backing': b'x', 'backing_format': b'\xff'}, 'decode'),
+        ({'backing': b'\xff\xfe'}, 'decode'),
+        ({'backing': b'x', 'length': 0}, 'has 0 bytes'),
+        ({'backing': b'x', 'length': 1024}, 'has 1024 bytes'),
+        ({'backing': b'x', 'length': 2**32 - 1}, 'bytes'),
+        ({'backing': b'x', 'length': 9}, 'is cut off'),
+        ({'backing': b'x', 'offset': 2**64 - 1}, 'is cut off'),
+        ({'backing': b'x', 'offset': 2**63}, 'is cut off'),
+        ({'backing': b'x', 'offset': 1 << 30}, 'is cut off'),
+        ({'backing': b'x', 'size': 2**32 - 1}, "the format ''"),
+    )
+    @ddt.unpack
+    def test_a_header_that_lies(self, fields, why):
+        self.write(self.instance, 'disk', header(**fields))
+        self.assert_refused(
+            f'{self.disk} is not a qcow2 image that can be followed', why
+        )
+
+    def test_a_format_that_is_told_twice(self):
+        # we would stop at the first, and QEMU go on with the last
+        twice = b'raw'.ljust(8, b'\0') + extension(_BACKING_FORMAT, b'qcow2')
+        content = bytearray(header(b'base', twice))
+        struct.pack_into('>I', content, 116, 3)
+        self.write(self.instance, 'disk', bytes(content))
+        self.write(self.instance, 'base', header(b'/etc/passwd'))
+        self.assert_refused("'raw and qcow2'")
+
+    def test_an_extension_that_is_longer_than_all_of_them(self):
+        content = bytearray(header(b'base', b'raw'))
+        struct.pack_into('>I', content, 116, 2**32 - 1)
+        self.write(self.instance, 'disk', bytes(content))
+        self.write(self.instance, 'base')
+        self.assertRaises(exceptions.UntrustedImage, self.chain)
+
+    def test_every_truncation_is_refused_or_whole(self):
+        self.write(self.instance, 'base')
+        whole = header(b'base', b'raw')
+        for length in range(len(whole)):
+            self.write(self.instance, 'disk', whole[:length])
+            self.assert_refused(self.disk)
+        self.overlay('base', b'raw')
+        self.assertEqual(2, len(self.chain()))
+
+    def test_no_descriptor_is_left_open(self):
+        before = len(os.listdir('/proc/self/fd'))
+        self.overlay('/etc/passwd', b'raw')
+        self.assertRaises(exceptions.UntrustedImage, self.chain)
+        self.overlay('base', b'raw')
+        self.write(self.instance, 'base')
+        self.chain()
+        self.assertEqual(before, len(os.listdir('/proc/self/fd')))
