@@ -90,23 +90,20 @@ def conductor_is_up(log: pathlib.Path) -> bool:
         return False
 
 
-def compute_is_up(*, with_inventory: bool) -> bool:
-    """Whether the scheduler finds the compute node: its service is up and
-    placement has its inventory.
+def compute_is_up() -> bool:
+    """Whether the compute node's service is up and the scheduler finds it: for
+    that placement has its inventory; a disabled one is not to be found.
     """
     try:
-        status, answer = lablib.call(
-            'GET', '/os-services?binary=nova-compute', timeout=10
-        )
-        if status != 200 or not any(
-            service['state'] == 'up' for service in answer['services']
-        ):
+        path = '/os-services?binary=nova-compute'
+        status, answer = lablib.call('GET', path, timeout=10)
+        services = answer['services'] if status == 200 else []
+        if not any(service['state'] == 'up' for service in services):
             return False
-        if not with_inventory:
+        if services[0]['status'] == 'disabled':
             return True
-        for provider in lablib.placement('GET', '/resource_providers')[1][
-            'resource_providers'
-        ]:
+        listed = lablib.placement('GET', '/resource_providers')[1]
+        for provider in listed['resource_providers']:
             path = f'/resource_providers/{provider["uuid"]}/inventories'
             return 'VCPU' in lablib.placement('GET', path)[1]['inventories']
     except OSError:

@@ -22,6 +22,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 import typing
 
@@ -172,7 +173,7 @@ class Run:
                 )
                 return True
             raise self._failure('nova-compute ended', 'compute/nova-compute')
-        return controller.compute_is_up(with_inventory=self.spec.lsm != 'none')
+        return controller.compute_is_up()
 
     def command(self) -> int:
         """Run the command, on the machine or beside it.
@@ -201,13 +202,15 @@ class Run:
             return 127 if isinstance(e, FileNotFoundError) else 126
         # we are PID 1: also the children of those that ended are ours to reap
         while (ended := os.wait())[0] != process.pid:
-            pass
+            if ended[0] == self.processes['console'].pid:
+                progress.say(f'lab: the machine ended; {self.log}/console.log')
         process.returncode = os.waitstatus_to_exitcode(ended[1])
         if process.returncode < 0:
             return 128 - process.returncode
         return process.returncode
 
     def _on_the_machine(self) -> int:
+        threading.Thread(target=self._watch, daemon=True).start()
         streams = {'o': sys.stdout.buffer, 'e': sys.stderr.buffer}
         try:
             for frame in lablib.follow(self.spec.command):
@@ -216,8 +219,15 @@ class Run:
                 streams[frame.kind].write(frame.content)
                 streams[frame.kind].flush()
         except ConnectionError as e:
-            raise self._failure(f'{e} while the command ran') from e
+            raise self._failure(f'while the command ran: {e}') from e
         raise AssertionError('a command without an end')
+
+    def _watch(self) -> None:
+        """End the run with the machine: a connection to it would never."""
+        self.processes['console'].wait()
+        failure = self._failure('the machine ended while the command ran')
+        spec.Result(None, str(failure)).write(self.directory)
+        os._exit(1)
 
     def run(self) -> int:
         """All of it."""
