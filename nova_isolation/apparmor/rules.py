@@ -79,7 +79,13 @@ def check_path(path: str) -> str:
     :raises InvalidPolicy: when it is not absolute and normal, or holds what
         cannot stand in a profile literally
     """
-    if not path.startswith('/') or os.path.normpath(path) != path:
+    # POSIX, and so normpath(), keeps two slashes at the beginning; the kernel
+    # and the parser do not.
+    if (
+        not path.startswith('/')
+        or path.startswith('//')
+        or os.path.normpath(path) != path
+    ):
         raise exceptions.InvalidPolicy(
             f'not an absolute, normal path: {path!r}'
         )
