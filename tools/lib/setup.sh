@@ -77,6 +77,8 @@ step() {
 
 interrupt_step() {
     trap '' INT TERM HUP
+    # The caller's: here every status is looked at or does not matter.
+    set +e
     [ -z "$2" ] || kill "$2" 2>/dev/null
     if [ "${FINISH_STEP:-no}" = yes ]; then
         printf '\nInterrupted: the step that runs has to end first …\n'
