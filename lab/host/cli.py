@@ -16,6 +16,7 @@ import argparse
 import concurrent.futures
 import os
 import pathlib
+import signal
 import sys
 import time
 
@@ -153,6 +154,8 @@ def build(names: list[str]) -> None:
             raise LabError(
                 f'{name}: no such image; there are {", ".join(images.NAMES)}'
             )
+    # Ctrl-C ends us at once, and with us all that we started (contain.py)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     start = time.monotonic()
     store = cache.Cache(paths.cache())
     with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:

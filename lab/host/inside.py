@@ -63,8 +63,7 @@ class Run:
         """Mounts and network. Nothing of it is undone: it goes with the
         namespaces.
         """
-        memory = self.directory / 'memory'
-        view = self.directory / 'src'
+        memory, view = (self.directory / name for name in spec.MOUNTS)
         for path in (memory, view):
             path.mkdir()
         do('mount', '-t', 'tmpfs', '-o', 'mode=755,size=90%', 'tmpfs', memory)

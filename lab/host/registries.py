@@ -14,10 +14,14 @@
 own.
 """
 
+import configparser
 import os
+import pathlib
 import subprocess
 
 from host.errors import LabError
+
+PIP_OPTIONS = ('index-url', 'extra-index-url', 'trusted-host', 'proxy')
 
 
 def debian_mirror(label: str) -> str:
@@ -47,39 +51,33 @@ def debian_mirror(label: str) -> str:
     )
 
 
-def pip_environment() -> dict[str, str]:
-    """pip's index and limits as configured here, for a pip that runs in a
-    tree.
+def pip_environment(home: pathlib.Path | None = None) -> dict[str, str]:
+    """pip's index as configured here, as variables for a pip in a tree.
 
     Indexes and archives on this machine's own disk are left out: the tree does
     not see them.
+
+    :param home: the user's directory, default that of who runs this.
     """
-    configured = {}
-    listing = subprocess.run(
-        ['python3', '-m', 'pip', 'config', 'list'],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ).stdout
-    for line in listing.splitlines():
-        name, _, value = line.partition('=')
-        option = name.rpartition('.')[2].strip(':')
-        values = [
-            v
-            for v in value.strip("'\"").replace('\\n', ' ').split()
-            if '://' in v and not v.startswith('file:')
+    home = home or pathlib.Path.home()
+    files = [pathlib.Path('/etc/pip.conf')]
+    files += [
+        home / name for name in ('.pip/pip.conf', '.config/pip/pip.conf')
+    ]
+    parser = configparser.RawConfigParser()
+    parser.read(files)
+    found = {}
+    for option in PIP_OPTIONS:
+        variable = 'PIP_' + option.upper().replace('-', '_')
+        values = [os.environ.get(variable, '')] + [
+            parser.get(section, option, fallback='')
+            for section in ('install', 'global')
         ]
-        if option in ('index-url', 'extra-index-url') and values:
-            configured['PIP_' + option.upper().replace('-', '_')] = ' '.join(
-                values
-            )
-        elif option in ('trusted-host', 'proxy', 'default-timeout'):
-            configured['PIP_' + option.upper().replace('-', '_')] = (
-                value.strip("'\"")
-            )
-    proxies = {
-        k: v
-        for k, v in os.environ.items()
-        if k.lower() in ('http_proxy', 'https_proxy', 'no_proxy')
+        chosen = next(filter(None, values), '').split()
+        if chosen := [value for value in chosen if 'file:' not in value]:
+            found[variable] = ' '.join(chosen)
+    return found | {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower() in ('http_proxy', 'https_proxy', 'no_proxy')
     }
-    return proxies | configured

@@ -15,6 +15,7 @@ leaves nothing of it but logs.
 """
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -72,11 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         _prepare(directory, arguments, image, cpu, share)
         status = _supervise(directory, arguments.timeout)
     finally:
-        for path in made:
-            try:
+        for path in (*made, *(directory / name for name in spec.MOUNTS)):
+            with contextlib.suppress(OSError):
                 path.rmdir()
-            except OSError:
-                pass
         os.close(cpu_lock)
     if status == 0 and not arguments.keep:
         shutil.rmtree(directory, ignore_errors=True)

@@ -21,6 +21,7 @@ import typing
 
 SPEC = 'spec.json'
 RESULT = 'result.json'
+MOUNTS = ('memory', 'src')  # directories that are mounted on inside
 
 
 @dataclasses.dataclass(frozen=True)
