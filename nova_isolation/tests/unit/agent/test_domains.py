@@ -194,10 +194,14 @@ class AwayTestCase(DomainsTestCase):
 
     def test_a_libvirt_that_hangs_holds_up_nobody_for_long(self):
         hang = threading.Event()
+
+        def connect(uri):
+            hang.wait(30)
+            raise libvirt.libvirtError('nobody there')
+
+        known = domains.Domains('test:///default', STATE, connect)
+        self.addCleanup(known.stop, 10)
         self.addCleanup(hang.set)
-        known = domains.Domains(
-            'test:///default', STATE, lambda uri: hang.wait(30)
-        )
         with mock.patch.object(domains, '_HANGS', 0.1):
             known.start()
             begun = time.monotonic()
