@@ -70,6 +70,10 @@ class NotConfined(Refusal):
     """The guest's process is not confined by the policy made for it."""
 
 
+class HookFailed(Refusal):
+    """A hook failed where it neither confined the guest nor objected."""
+
+
 class ProfileInUse(IsolationError):
     """A profile cannot be removed: a live process holds it."""
 

@@ -72,39 +72,60 @@ class HookManager:
             )
 
     def check_host(self, host: base.Host) -> None:
-        """See :meth:`nova_isolation.hooks.base.Hook.check_host`."""
-        for hook in self._hooks:
-            hook.check_host(host)
+        """See :meth:`nova_isolation.hooks.base.Hook.check_host`.
+
+        :param host: what may be needed to tell
+        :raises HostFault: also when a hook itself fails
+        """
+        self._call('check_host', host, failed=exceptions.HostFault)
 
     def define(self, xml: etree._Element) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.define`."""
-        for hook in self._hooks:
-            hook.define(xml)
+        self._call('define', xml)
 
     def undefine(self, xml: etree._Element) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.undefine`."""
-        for hook in reversed(self._hooks):
-            hook.undefine(xml)
+        self._call('undefine', xml)
 
     def judge(self, guest: base.Guest) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.judge`."""
-        for hook in self._hooks:
-            hook.judge(guest)
+        self._call('judge', guest)
 
     def prepare(self, guest: base.Guest) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.prepare`."""
-        for hook in self._hooks:
-            hook.prepare(guest)
+        self._call('prepare', guest)
 
     def narrow(self, guest: base.Guest) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.narrow`."""
-        for hook in self._hooks:
-            hook.narrow(guest)
+        self._call('narrow', guest)
 
     def verify(self, guest: base.Guest) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.verify`."""
+        self._call('verify', guest)
+
+    def _call(
+        self,
+        verb: str,
+        argument: object,
+        failed: type[exceptions.IsolationError] = exceptions.HookFailed,
+    ) -> None:
+        """Call one verb of all hooks, in their order.
+
+        A hook that fails counts as one that objects: a lost privileged helper,
+        a full disk, a defect of ours; whatever it is, the guest was not
+        confined, and Nova has to be told why.
+        """
         for hook in self._hooks:
-            hook.verify(guest)
+            try:
+                getattr(hook, verb)(argument)
+            except exceptions.IsolationError:
+                raise
+            except Exception as e:
+                name = type(hook).__name__
+                LOG.exception('isolation: %s of %s failed', verb, name)
+                raise failed(
+                    f'{verb} of {name} failed: {type(e).__name__}: {e}'
+                ) from e
 
     def release(self, uuid: str) -> list[Exception]:
         """Let every hook remove what it made, whatever the others do.

@@ -117,6 +117,33 @@ def act(
     return settle(uuid, status)
 
 
+def failure(uuid: str, action: str, *, timeout: float = 60) -> str:
+    """Wait until an action on a server has failed, and tell why.
+
+    The API shows a server's fault only while it is in ERROR; the details of
+    an action's events it shows always.
+
+    :param uuid: of the server
+    :param action: Nova's name of the action: ``start``, ``resume``
+    :param timeout: seconds
+    :returns: the message that a user reads
+    """
+    path = f'/servers/{uuid}/os-instance-actions'
+
+    def details() -> str:
+        _, answer = lablib.call('GET', path)
+        for item in answer['instanceActions']:
+            if item['action'] == action:
+                _, found = lablib.call('GET', f'{path}/{item["request_id"]}')
+                for event in found['instanceAction']['events']:
+                    if event['result'] == 'Error':
+                        return str(event['details'])
+        return ''
+
+    found: str = lablib.wait_for(f'failure of {action}', details, timeout)
+    return found
+
+
 def delete(*uuids: str) -> None:
     """Delete servers and wait until they are gone.
 
