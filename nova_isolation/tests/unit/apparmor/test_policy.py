@@ -1,0 +1,492 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A policy grants what its domain names, whatever its values contain."""
+
+import dataclasses
+import os
+import re
+
+import ddt
+import fixtures
+import hypothesis
+from hypothesis import strategies
+from oslotest import base
+
+from nova_isolation import domain
+from nova_isolation import exceptions
+from nova_isolation.apparmor import needs
+from nova_isolation.apparmor import parser
+from nova_isolation.apparmor import policy
+from nova_isolation.tests.unit import samples
+from nova_isolation.tests.unit.apparmor import compiled
+
+UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
+STATE = '/var/lib/libvirt/qemu'
+DISK = policy.FileGrant('/i/disk', 'rwk', '<disk> vda')
+BASE = policy.FileGrant('/i/_base/sha1', 'rk', '<disk> vda, backing file')
+PARSER = parser.Parser('/usr/sbin/apparmor_parser', 30)
+
+POLICY = policy.Policy(
+    uuid=UUID,
+    name='instance-00000001',
+    id=None,
+    emulator='/usr/bin/qemu-system-x86_64',
+    needs=(),
+    files=(DISK,),
+    consoles=False,
+    ptys=(),
+    complain=False,
+)
+#: one rule of a profile of ours, as each line has to be
+RULE = re.compile(
+    r'  (deny )?("(/|[^"\\\n]|\\[0-7]{3})+" r?w?m?k?(ix)?'
+    r'|capability [a-z_]+'
+    r'|network [a-z0-9]+ [a-z]+'
+    r'|unix \([a-z, ]+\) type=stream( peer=\(label=[a-z/]+\))?'
+    r'|(signal|ptrace) \([a-z]+\) peer=[a-z/]+),'
+)
+
+
+class PolicyTestCase(base.BaseTestCase):
+    def render(self, **fields):
+        return policy.render(
+            policy.check(dataclasses.replace(POLICY, **fields)),
+            abi='3.0',
+            state_directory=STATE,
+        )
+
+    def compile(self, text):
+        path = os.path.join(self.useFixture(fixtures.TempDir()).path, 'p')
+        with open(path, 'w', encoding='utf-8') as f:
+            f.write(text)
+        return compiled.Files(PARSER.compile(path))
+
+    def granted(self, **fields):
+        return self.compile(self.render(**fields))
+
+
+class ComputeTest(PolicyTestCase):
+    def _compute(self, name, *grants, complain=False, **changes):
+        parsed = dataclasses.replace(
+            domain.parse(samples.domain(name)), **changes
+        )
+        return policy.compute(parsed, grants, complain=complain)
+
+    def test_a_guest_that_is_to_start(self):
+        self.assertEqual(
+            policy.Policy(
+                uuid=UUID,
+                name='instance-00000001',
+                id=None,
+                emulator='/usr/bin/qemu-system-x86_64',
+                needs=('tap', 'vnc-inet'),
+                files=(BASE, DISK),
+                consoles=True,
+                ptys=(),
+                complain=False,
+            ),
+            self._compute('libvirt-11.3-defined', DISK, BASE),
+        )
+
+    def test_a_guest_that_runs(self):
+        found = self._compute('libvirt-11.3-running', DISK, complain=True)
+        self.assertEqual((1, (0,)), (found.id, found.ptys))
+        self.assertTrue(found.complain)
+
+    def test_each_need_has_its_reason(self):
+        def wanted(**changes):
+            return self._compute('libvirt-11.3-defined', **changes).needs
+
+        self.assertEqual(('kvm',), wanted(type='kvm', taps=False, vnc=()))
+        self.assertEqual(('tap',), wanted(taps=True, vnc=()))
+        self.assertEqual((), wanted(taps=False, vnc=()))
+        self.assertEqual(
+            ('vnc-inet', 'vnc-inet6'),
+            wanted(taps=False, vnc=('127.0.0.1', '::1', '10.0.0.1')),
+        )
+
+    def test_the_same_file_twice_is_one_file(self):
+        found = self._compute('libvirt-11.3-defined', DISK, DISK)
+        self.assertEqual((DISK,), found.files)
+
+    def test_a_console_s_file_is_the_guest_s(self):
+        found = self._compute(
+            'libvirt-11.3-defined',
+            consoles=(domain.Console('file', '/i/console.log', None),),
+        )
+        self.assertEqual(['/i/console.log'], [f.path for f in found.files])
+        self.assertFalse(found.consoles)
+
+    def test_the_log_of_a_console_is_virtlogd_s(self):
+        found = self._compute('libvirt-11.3-running')
+        self.assertEqual((), found.files)
+
+    def test_a_terminal_that_is_not_known_to_be_the_guest_s_is_not_named(self):
+        found = self._compute(
+            'libvirt-11.3-defined',
+            consoles=(domain.Console('pty', '/dev/pts/3', None),),
+        )
+        self.assertEqual((), found.ptys)
+
+    def test_what_is_not_covered_is_refused_by_name(self):
+        error = self.assertRaises(
+            exceptions.NotCovered,
+            self._compute,
+            'libvirt-11.3-defined',
+            uncovered=('<tpm> tpm-crb', '<shmem>'),
+        )
+        self.assertIn('<tpm> tpm-crb; <shmem>', error.message)
+
+    def test_vnc_on_a_name_is_refused(self):
+        error = self.assertRaises(
+            exceptions.NotCovered,
+            self._compute,
+            'libvirt-11.3-defined',
+            vnc=('localhost',),
+        )
+        self.assertIn("'localhost'", error.message)
+        self.assertIn('[vnc] server_listen', error.message)
+
+    def test_a_console_elsewhere_is_refused(self):
+        for path in (
+            '/dev/ttyS0',
+            '/dev/pts/../tty',
+            '/dev/pts/x',
+            '/dev/pts/12345678',
+            '/dev/pts/1\n',
+        ):
+            self.assertRaises(
+                exceptions.InvalidPolicy,
+                self._compute,
+                'libvirt-11.3-running',
+                consoles=(domain.Console('pty', path, None),),
+            )
+
+    def test_a_domain_without_an_emulator_is_refused(self):
+        self.assertRaises(exceptions.InvalidPolicy, self._compute, 'nova-34')
+
+
+class RenderTest(PolicyTestCase):
+    def test_the_profile_is_libvirt_s_name_and_the_whole_policy(self):
+        lines = self.render().splitlines()
+        self.assertEqual(
+            [
+                policy.MARK,
+                'abi <abi/3.0>,',
+                f'profile libvirt-{UUID} flags=(attach_disconnected) {{',
+            ],
+            lines[:3],
+        )
+        self.assertEqual('}', lines[-1])
+        for line in lines[3:-1]:
+            if not line.startswith('  # '):
+                self.assertRegex(line, RULE)
+        self.assertNotIn('include', self.render())
+
+    def test_complain_is_a_flag_and_nothing_else(self):
+        self.assertEqual(
+            self.render().replace(
+                '(attach_disconnected)', '(attach_disconnected, complain)'
+            ),
+            self.render(complain=True),
+        )
+
+    def test_every_rule_has_its_reason(self):
+        lines = self.render(files=(DISK, BASE)).splitlines()
+        at = lines.index('  "/i/disk" rwk,')
+        self.assertEqual('  # <disk> vda', lines[at - 1])
+        at = lines.index('  "/i/_base/sha1" rk,')
+        self.assertEqual('  # <disk> vda, backing file', lines[at - 1])
+
+    def test_files_are_granted_as_asked(self):
+        files = self.granted(files=(DISK, BASE))
+        self.assertEqual('wrk', files.access('/i/disk'))
+        self.assertEqual('rk', files.access('/i/_base/sha1'))
+        self.assertEqual('', files.access('/i/_base/sha2'))
+        self.assertEqual('', files.access('/j/disk'))
+
+    def test_one_emulator(self):
+        files = self.granted()
+        self.assertEqual('xrm', files.access('/usr/bin/qemu-system-x86_64'))
+        for other in ('/usr/bin/qemu-system-arm', '/bin/sh', '/usr/bin/sh'):
+            self.assertEqual('', files.access(other))
+
+    def test_nothing_of_the_host(self):
+        files = self.granted(
+            needs=tuple(needs.OPTIONAL), consoles=True, id=7, ptys=(3,)
+        )
+        for path in (
+            '/etc/passwd',
+            '/etc/libvirt/qemu.conf',
+            '/root/.ssh/id_rsa',
+            '/dev/sda',
+            '/dev/mem',
+            '/dev/vfio/1',
+            '/proc/1/environ',
+            '/proc/7/cmdline',
+            '/proc/7/status',
+            '/proc/self/mem',
+            '/run/libvirt/libvirt-sock',
+            '/sys/kernel/security/apparmor/.load',
+            '/var/lib/nova/instances/other/disk',
+            '/var/lib/libvirt/qemu/nvram/other_VARS.fd',
+            '/dev/pts/4',
+            '/tmp/x',
+        ):
+            self.assertEqual('', files.access(path), path)
+
+    def test_the_terminal_is_any_before_the_start_and_then_its_own(self):
+        before = self.granted(consoles=True)
+        self.assertEqual('wr', before.access('/dev/ptmx'))
+        for path in ('/dev/pts/0', '/dev/pts/42'):
+            self.assertEqual('wr', before.access(path))
+        after = self.granted(consoles=True, id=7, ptys=(42,))
+        self.assertEqual('wr', after.access('/dev/pts/42'))
+        self.assertEqual('', after.access('/dev/pts/0'))
+        self.assertEqual('', after.access('/dev/pts/421'))
+
+    def test_without_a_console_there_is_no_terminal(self):
+        files = self.granted()
+        for path in ('/dev/ptmx', '/dev/pts/0'):
+            self.assertEqual('', files.access(path))
+
+    def test_libvirt_s_state_is_that_of_the_guest(self):
+        key = f'{STATE}/domain-{{}}-{{}}/master-key.aes'
+        before = self.granted()
+        name = POLICY.name
+        self.assertEqual('r', before.access(key.format(3, name)))
+        self.assertEqual('', before.access(key.format(3, f'{name}2')))
+        self.assertEqual('', before.access(key.format(3, f'x-{name}')))
+        after = self.granted(id=3)
+        self.assertEqual('r', after.access(key.format(3, name)))
+        self.assertEqual('', after.access(key.format(4, name)))
+        self.assertEqual('', after.access(key.format(33, name)))
+        self.assertEqual('r', after.access(f'{STATE}/save/{name}.save'))
+        self.assertEqual('', after.access(f'{STATE}/save/other.save'))
+
+    def test_a_long_name_is_cut_as_libvirt_cuts_it(self):
+        files = self.granted(name='instance-0123456789abcdef', id=3)
+        self.assertEqual(
+            'r',
+            files.access(
+                f'{STATE}/domain-3-instance-0123456789a/master-key.aes'
+            ),
+        )
+
+    def test_each_need_grants_its_own(self):
+        paths = {
+            'kvm': '/dev/kvm',
+            'tap': '/dev/net/tun',
+        }
+        for need, path in paths.items():
+            self.assertEqual('wr', self.granted(needs=(need,)).access(path))
+            self.assertEqual('', self.granted().access(path))
+        for need, line in (
+            ('vnc-inet', '  network inet stream,'),
+            ('vnc-inet6', '  network inet6 stream,'),
+        ):
+            self.assertIn(line, self.render(needs=(need,)).splitlines())
+            self.assertNotIn(line, self.render().splitlines())
+
+
+#: letters that mean something, more often than others
+TEXT = strategies.text(
+    strategies.one_of(
+        strategies.sampled_from('*?[]{}^,\\"@#\n\r\0 /.ab'),
+        strategies.characters(),
+    ),
+    max_size=30,
+)
+
+
+class HostileTest(PolicyTestCase):
+    """Whatever crosses to the privileged side, only such a profile results."""
+
+    @hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+    @hypothesis.given(TEXT, TEXT, TEXT, TEXT)
+    def test_any_text_is_refused_or_the_profile_has_the_same_lines(
+        self, name, path, origin, emulator
+    ):
+        data = dataclasses.replace(
+            POLICY,
+            name=name,
+            files=(
+                policy.FileGrant('/i/' + path, 'rwk', origin),
+                policy.FileGrant('/after', 'r', 'after'),
+            ),
+        ).to_wire()
+        try:
+            checked = policy.from_wire(data)
+        except exceptions.InvalidPolicy:
+            return
+        text = policy.render(checked, abi='3.0', state_directory=STATE)
+        plain = self.render(files=(DISK, DISK)).split('\n')
+        lines = text.split('\n')
+        self.assertEqual(len(plain) + 1, len(lines))
+        for line in lines[3:-2]:
+            if line.startswith('  # '):
+                self.assertTrue(line.isascii() and line.isprintable(), line)
+                self.assertNotIn('#', line[3:])
+            else:
+                self.assertRegex(line, RULE)
+        files = self.compile(text)
+        self.assertEqual('wrk', files.access('/i/' + path))
+        self.assertEqual('r', files.access('/after'))
+        self.assertEqual('r', files.access(f'{STATE}/save/{name}.save'))
+        for other in ('/i/', '/i/x', '/etc/passwd', f'{STATE}/save/x.save'):
+            if other not in ('/i/' + path, f'{STATE}/save/{name}.save'):
+                self.assertEqual('', files.access(other), other)
+        # and no emulator but a program where programs are
+        data['emulator'] = '/usr/bin/' + emulator
+        try:
+            found = policy.from_wire(data).emulator
+        except exceptions.InvalidPolicy:
+            return
+        self.assertRegex(found, r'\A/usr/bin/[a-z0-9][a-z0-9_.-]*\Z')
+
+
+@ddt.ddt
+class FromWireTest(PolicyTestCase):
+    def setUp(self):
+        super().setUp()
+        self.data = dataclasses.replace(
+            POLICY, id=7, needs=('kvm',), consoles=True, ptys=(1, 2)
+        ).to_wire()
+
+    def _assert_refused(self, *words):
+        error = self.assertRaises(
+            exceptions.InvalidPolicy, policy.from_wire, self.data
+        )
+        for word in words:
+            self.assertIn(word, error.message)
+
+    def test_what_goes_in_comes_out(self):
+        found = policy.from_wire(self.data)
+        self.assertEqual(self.data, found.to_wire())
+        # as msgpack has it
+        self.data = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in self.data.items()
+        }
+        self.assertEqual(found, policy.from_wire(self.data))
+
+    @ddt.data(None, 'text', 7, [], (), {}, {'uuid': UUID}, b'')
+    def test_another_thing(self, data):
+        self.data = data
+        self._assert_refused()
+
+    def test_a_field_too_many(self):
+        self.data['include'] = '/etc/passwd'
+        self._assert_refused('include')
+
+    def test_a_field_too_few(self):
+        for field in list(self.data):
+            data, self.data = self.data, dict(self.data)
+            del self.data[field]
+            self._assert_refused(field)
+            self.data = data
+
+    @ddt.data(
+        ('uuid', UUID.upper()),
+        ('uuid', f'{UUID}\n'),
+        ('uuid', f'../{UUID}'),
+        ('uuid', ''),
+        ('uuid', '*'),
+        ('uuid', UUID.encode()),
+        ('uuid', None),
+        ('name', ''),
+        ('name', '.'),
+        ('name', '..'),
+        ('name', 'a/b'),
+        ('name', '../x'),
+        ('name', 'a\nb'),
+        ('name', 'a\0'),
+        ('name', '\ud800'),
+        ('name', 'x' * 5000),
+        ('name', None),
+        ('name', ['x']),
+        ('id', 0),
+        ('id', -1),
+        ('id', 10**7),
+        ('id', True),
+        ('id', 1.0),
+        ('id', '1'),
+        ('emulator', ''),
+        ('emulator', '/bin/sh'),
+        ('emulator', '/usr/bin/'),
+        ('emulator', '/usr/bin/.hidden'),
+        ('emulator', '/usr/bin/../../tmp/x'),
+        ('emulator', '/usr/bin/a*'),
+        ('emulator', '/usr/bin/qemu\n'),
+        ('emulator', '/usr/bin/a b'),
+        ('emulator', '/usr/bin/sub/qemu'),
+        ('emulator', '/tmp/usr/bin/qemu'),
+        ('emulator', None),
+        ('needs', ['tun']),
+        ('needs', ['']),
+        ('needs', ['start']),
+        ('needs', [None]),
+        ('needs', [['kvm']]),
+        ('needs', 'kvm'),
+        ('needs', {'kvm': 1}),
+        ('needs', None),
+        ('files', None),
+        ('files', '/x'),
+        ('files', ['/x']),
+        ('files', [['/x', 'r', '']]),
+        ('files', [{'path': '/x', 'access': 'r'}]),
+        ('files', [{'path': '/x', 'access': 'r', 'origin': '', 'deny': 1}]),
+        ('files', [{'path': b'/x', 'access': 'r', 'origin': ''}]),
+        ('files', [{'path': 'x', 'access': 'r', 'origin': ''}]),
+        ('files', [{'path': '/x\n', 'access': 'r', 'origin': ''}]),
+        ('files', [{'path': '/x', 'access': 'rix', 'origin': ''}]),
+        ('files', [{'path': '/x', 'access': 'm', 'origin': ''}]),
+        ('files', [{'path': '/x', 'access': '', 'origin': ''}]),
+        ('files', [{'path': '/x', 'access': 'r,\n/** rw', 'origin': ''}]),
+        ('files', [{'path': '/x', 'access': 'r', 'origin': None}]),
+        ('files', [{'path': '/x', 'access': 'r', 'origin': ''}] * 4097),
+        ('consoles', 1),
+        ('consoles', None),
+        ('ptys', [-1]),
+        ('ptys', [10**7]),
+        ('ptys', [True]),
+        ('ptys', ['1']),
+        ('ptys', '12'),
+        ('ptys', 1),
+        ('complain', 0),
+        ('complain', 'no'),
+    )
+    @ddt.unpack
+    def test_a_value_that_may_not_stand_in_a_profile(self, field, value):
+        self.data[field] = value
+        self._assert_refused()
+
+    def test_an_error_does_not_repeat_a_huge_value(self):
+        self.data['files'] = [
+            {'path': '/' + 'x' * 10**6, 'access': 'r', 'origin': ''}
+        ]
+        error = self.assertRaises(
+            exceptions.InvalidPolicy, policy.from_wire, self.data
+        )
+        self.assertLess(len(error.message), 1000)
+
+
+class ProfileNameTest(base.BaseTestCase):
+    def test_it_is_libvirt_s(self):
+        self.assertEqual(f'libvirt-{UUID}', policy.profile_name(UUID))
+
+    def test_nothing_but_a_uuid_makes_one(self):
+        for other in (UUID.upper(), f'{UUID}.files', '../x', '', None, 7):
+            self.assertRaises(
+                exceptions.InvalidPolicy, policy.profile_name, other
+            )
