@@ -28,8 +28,8 @@ import importlib.util
 import os
 import sys
 
-from os_vif import objects
 from os_vif import plugin
+from os_vif.objects import host_info
 
 _NAME = 'nova.virt.isolation'
 _FILE = os.path.join(os.path.dirname(__file__), 'virt', 'entry.py')
@@ -61,14 +61,12 @@ class IsolationPlugin(plugin.PluginBase):
         loaded: IsolationPlugin = super().load(plugin_name)
         return loaded
 
-    def describe(self) -> objects.host_info.HostPluginInfo:
+    def describe(self) -> host_info.HostPluginInfo:
         """Tell os_vif that there is no vif for this plugin.
 
         :returns: an empty description
         """
-        return objects.host_info.HostPluginInfo(
-            plugin_name='isolation', vif_info=[]
-        )
+        return host_info.HostPluginInfo(plugin_name='isolation', vif_info=[])
 
     def plug(self, vif: object, instance_info: object) -> None:
         """Never called: there is no vif for this plugin."""
