@@ -1,0 +1,145 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the kernel shows is read as it shows it."""
+
+import hashlib
+import os
+
+import fixtures
+from oslotest import base
+
+from nova_isolation import exceptions
+from nova_isolation.apparmor import kernel
+
+PROFILE = 'libvirt-36a5a3c8-8489-4380-9a87-8a5b4732e00d'
+
+
+class KernelTest(base.BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        self.top = self.useFixture(fixtures.TempDir()).path
+        self.profiles = os.path.join(self.top, 'profiles')
+        self._patch('_PROFILES', self.profiles)
+        self._patch('_ENABLED', os.path.join(self.top, 'enabled'))
+
+    def _patch(self, name, value):
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                f'nova_isolation.apparmor.kernel.{name}', value
+            )
+        )
+
+    def _loaded(self, name, **digests):
+        directory = os.path.join(self.profiles, name)
+        os.makedirs(directory)
+        for algorithm, compiled in digests.items():
+            with open(f'{directory}/raw_{algorithm}', 'w') as f:
+                f.write(hashlib.new(algorithm, compiled).hexdigest() + '\n')
+
+    def _enabled(self, text):
+        with open(f'{self.top}/enabled', 'w') as f:
+            f.write(text)
+
+    def test_it_holds_what_was_compiled(self):
+        self._loaded(f'{PROFILE}.42', sha256=b'ours')
+        self.assertTrue(kernel.holds(PROFILE, b'ours'))
+        self.assertFalse(kernel.holds(PROFILE, b"libvirt's stock one"))
+
+    def test_a_kernel_before_6_8_has_the_older_digest(self):
+        self._loaded(f'{PROFILE}.42', sha1=b'ours')
+        self.assertTrue(kernel.holds(PROFILE, b'ours'))
+        self.assertFalse(kernel.holds(PROFILE, b'other'))
+
+    def test_the_stronger_digest_decides(self):
+        self._loaded(f'{PROFILE}.42', sha1=b'ours', sha256=b'other')
+        self.assertFalse(kernel.holds(PROFILE, b'ours'))
+
+    def test_nothing_is_not_ours(self):
+        self.assertFalse(kernel.holds(PROFILE, b'ours'))
+        os.makedirs(self.profiles)
+        self.assertFalse(kernel.holds(PROFILE, b'ours'))
+
+    def test_a_name_that_begins_like_ours_is_not_ours(self):
+        for name in (f'{PROFILE}x.1', f'{PROFILE}.files.2', f'x{PROFILE}.3'):
+            self._loaded(name, sha256=b'ours')
+        self.assertFalse(kernel.is_loaded(PROFILE))
+        self.assertFalse(kernel.holds(PROFILE, b'ours'))
+
+    def test_two_of_one_name_prove_nothing(self):
+        self._loaded(f'{PROFILE}.1', sha256=b'ours')
+        self._loaded(f'{PROFILE}.2', sha256=b'ours')
+        self.assertTrue(kernel.is_loaded(PROFILE))
+        self.assertFalse(kernel.holds(PROFILE, b'ours'))
+
+    def test_a_kernel_without_digests_is_the_host_s_fault(self):
+        self._loaded(f'{PROFILE}.42')
+        error = self.assertRaises(
+            exceptions.HostFault, kernel.holds, PROFILE, b'ours'
+        )
+        self.assertIn('CONFIG_SECURITY_APPARMOR_HASH', error.message)
+
+    def test_a_kernel_that_confines(self):
+        self._enabled('Y\n')
+        os.makedirs(self.profiles)
+        kernel.check_enabled()
+
+    def test_a_kernel_without_apparmor(self):
+        error = self.assertRaises(exceptions.HostFault, kernel.check_enabled)
+        self.assertIn('apparmor=1 security=apparmor', error.message)
+        self._enabled('N\n')
+        self.assertRaises(exceptions.HostFault, kernel.check_enabled)
+
+    def test_a_kernel_that_does_not_show_its_policy(self):
+        self._enabled('Y\n')
+        error = self.assertRaises(exceptions.HostFault, kernel.check_enabled)
+        self.assertIn('mount securityfs', error.message)
+
+
+class LabelsTest(base.BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        self.labels = {}
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.apparmor.kernel._label', self._label
+            )
+        )
+
+    def _label(self, directory):
+        return self.labels.get(directory)
+
+    def test_every_thread_has_its_label(self):
+        pid = os.getpid()
+        for thread in os.listdir(f'/proc/{pid}/task'):
+            self.labels[f'/proc/{pid}/task/{thread}'] = f'{PROFILE} (enforce)'
+        found = kernel.labels(pid)
+        self.assertEqual({f'{PROFILE} (enforce)'}, set(found.values()))
+        self.assertIn(pid, found)
+
+    def test_a_process_that_is_gone_has_none(self):
+        self.assertEqual({}, kernel.labels(2**22 + 1))
+
+    def test_who_holds_a_profile_or_a_child_of_it(self):
+        me = f'/proc/{os.getpid()}'
+        for label in (
+            f'{PROFILE} (enforce)',
+            f'{PROFILE} (complain)',
+            f'{PROFILE}//child (enforce)',
+            f'{PROFILE}//null-/bin/sh (complain)',
+            PROFILE,
+        ):
+            self.labels[me] = label
+            self.assertEqual([os.getpid()], kernel.holders(PROFILE), label)
+        for label in (f'{PROFILE}x (enforce)', 'unconfined', '', None):
+            self.labels[me] = label
+            self.assertEqual([], kernel.holders(PROFILE), label)

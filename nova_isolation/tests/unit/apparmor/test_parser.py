@@ -1,0 +1,116 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The parser's answer is its own; what it cannot do is told apart."""
+
+import os
+
+import fixtures
+from oslotest import base
+
+from nova_isolation import exceptions
+from nova_isolation.apparmor import parser
+
+REAL = '/usr/sbin/apparmor_parser'
+
+
+class ParserTest(base.BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        self.directory = self.useFixture(fixtures.TempDir()).path
+        self.profile = self._write('profile', 'profile p {\n  /x r,\n}\n')
+
+    def _write(self, name, text):
+        path = os.path.join(self.directory, name)
+        with open(path, 'w') as f:
+            f.write(text)
+        return path
+
+    def _program(self, text):
+        path = self._write('parser', f'#!/bin/sh\n{text}\n')
+        os.chmod(path, 0o755)
+        return parser.Parser(path, 1)
+
+    def test_it_compiles(self):
+        compiled = parser.Parser(REAL, 30).compile(self.profile)
+        self.assertIn(b'profile', compiled)
+        # the same each time: what the kernel holds is compared with it
+        again = parser.Parser(REAL, 30).compile(self.profile)
+        self.assertEqual(compiled, again)
+
+    def test_it_knows_an_abi(self):
+        self.assertEqual('3.0', parser.Parser(REAL, 30).find_abi())
+
+    def test_a_profile_that_does_not_compile_is_the_guest_s_fault(self):
+        self._write('profile', 'profile p {\n  /x rubbish,\n}\n')
+        error = self.assertRaises(
+            exceptions.ProfileRejected,
+            parser.Parser(REAL, 30).compile,
+            self.profile,
+        )
+        self.assertIn(self.profile, error.message)
+        self.assertIn('syntax error', error.message)
+        self.assertNotIn('\n', error.message)
+
+    def test_a_parser_that_is_not_there_is_the_host_s_fault(self):
+        error = self.assertRaises(
+            exceptions.HostFault,
+            parser.Parser('/nonexistent', 30).compile,
+            self.profile,
+        )
+        self.assertIn('/nonexistent', error.message)
+        self.assertIn('No such file', error.message)
+        self.assertIn('apparmor_parser', error.message)
+
+    def test_a_parser_that_knows_no_abi_is_the_host_s_fault(self):
+        error = self.assertRaises(
+            exceptions.HostFault,
+            self._program('echo broken >&2; exit 3').find_abi,
+        )
+        self.assertIn('ended with 3: broken', error.message)
+
+    def test_a_parser_that_hangs_is_given_up(self):
+        error = self.assertRaises(
+            exceptions.ProfileRejected,
+            self._program('exec sleep 60').compile,
+            self.profile,
+        )
+        self.assertIn('did not end within 1 s', error.message)
+        self.assertIn('parser_timeout', error.message)
+
+    def test_a_flood_of_messages_is_cut(self):
+        error = self.assertRaises(
+            exceptions.ProfileRejected,
+            self._program('yes message | head -c 100000 >&2; exit 1').compile,
+            self.profile,
+        )
+        self.assertLess(len(error.message), 1000)
+
+    def test_a_parser_without_a_word(self):
+        error = self.assertRaises(
+            exceptions.ProfileRejected,
+            self._program('exit 1').compile,
+            self.profile,
+        )
+        self.assertIn('without a message', error.message)
+
+    def test_it_inherits_nothing_of_ours(self):
+        self.useFixture(fixtures.EnvironmentVariable('LD_PRELOAD', ''))
+        self.useFixture(fixtures.EnvironmentVariable('SECRET', 'x'))
+        output = self._program('env').compile(self.profile).decode()
+        names = {line.partition('=')[0] for line in output.splitlines()}
+        self.assertEqual({'PATH', 'LC_ALL', 'PWD'}, names | {'PWD'})
+
+    def test_loading_replaces_and_uses_no_cache(self):
+        self._program(f'echo "$@" > {self.directory}/arguments').load('/p')
+        with open(f'{self.directory}/arguments') as f:
+            self.assertEqual('-rTK /p\n', f.read())
