@@ -48,6 +48,12 @@ option() {
     printf '%s\n' "${value:-$3}"
 }
 
+# has PATTERN...: grep -q that reads to the end: its writer gets no SIGPIPE,
+# which pipefail would take for a failure.
+has() {
+    grep -c "$@" >/dev/null
+}
+
 check_kernel() {
     printf 'Kernel %s\n' "$(uname -r)"
     if [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ]; then
@@ -81,7 +87,7 @@ check_libvirt() {
     local conf=/etc/libvirt/qemu.conf
     printf 'libvirt %s\n' "$(virsh --version 2>/dev/null)"
     if virsh "${virsh[@]}" capabilities 2>/dev/null \
-        | grep -q '<model>apparmor</model>'; then
+        | has '<model>apparmor</model>'; then
         good 'runs with its AppArmor driver'
     else
         wrong "does not answer, or runs without its AppArmor driver: see $conf"
@@ -94,13 +100,14 @@ check_libvirt() {
     fi
 }
 
-# running PROGRAM: the process ids of a Python program
+# running PROGRAM: the process ids of a Python program, also of one that gave
+# itself a title (PROGRAM: worker)
 running() {
     local file
     for file in /proc/[0-9]*/cmdline; do
         # A process may end while it is looked at.
-        if { tr '\0' '\n' <"$file"; } 2>/dev/null | head -n 2 \
-            | grep -Eq "(^|/)$1\$"; then
+        if { tr '\0' '\n' <"$file"; } 2>/dev/null | sed -n 1,2p \
+            | has -E "(^|/)$1([: ]|\$)"; then
             file=${file%/cmdline}
             printf '%s\n' "${file#/proc/}"
         fi
@@ -181,7 +188,7 @@ check_guest() {
     printf 'Guest %s (%s)\n' "$uuid" "$name"
     pid=$(cat "$runtime/$name.pid" 2>/dev/null)
     if ! { tr '\0' '\n' <"/proc/${pid:-none}/cmdline"; } 2>/dev/null \
-        | grep -qx -- "$uuid"; then
+        | has -x -- "$uuid"; then
         wrong "its process cannot be found through $runtime/$name.pid"
         return
     fi
@@ -204,7 +211,7 @@ check_guest() {
             break 2
         done
     done
-    if ! head -n 1 "$file" 2>/dev/null | grep -q nova-isolation; then
+    if ! head -n 1 "$file" 2>/dev/null | has nova-isolation; then
         wrong "$file is not ours: start the guest anew through Nova"
     elif [ -z "$held" ]; then
         wrong "the kernel shows no digest of $profile"
@@ -269,7 +276,7 @@ check_agent
 uuids=() names=()
 for uuid in $(virsh "${virsh[@]}" list --uuid 2>/dev/null); do
     name=$(virsh "${virsh[@]}" domname "$uuid")
-    if virsh "${virsh[@]}" dumpxml "$uuid" | grep -q '<nova:instance'; then
+    if virsh "${virsh[@]}" dumpxml "$uuid" | has '<nova:instance'; then
         uuids+=("$uuid")
         names+=("$name")
     else

@@ -23,6 +23,7 @@ PASSED = 'passed'
 FAILED = 'failed'
 SKIPPED = 'skipped'
 
+_LINE = 2000  # characters of one line that a failure shows
 _COLUMNS = ('tier', 'tests run', 'passed', 'failed', 'skipped', 'seconds')
 
 
@@ -169,9 +170,16 @@ def failures_text(tiers: collections.abc.Sequence[Tier]) -> str:
             parts.append('=' * 70)
             parts.append(f'FAILED {tier.name} {result.title}')
             parts.append('-' * 70)
-            parts.append(result.detail.strip() or '(nothing was said)')
+            detail = result.detail.strip() or '(nothing was said)'
+            parts += [_shortened(line) for line in detail.splitlines()]
             parts.append('')
     return '\n'.join(parts)
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= _LINE:
+        return line
+    return f'{line[:_LINE]} … ({len(line) - _LINE} more characters)'
 
 
 def table(tiers: collections.abc.Sequence[Tier]) -> str:
