@@ -34,7 +34,13 @@ from host.errors import LabError
 NAME = 'disk'
 FILE = 'disk.ext4'
 SCRIPT = 'host/make-disk.sh'
-USED = (SCRIPT, 'guest/init-stub', 'guest/umlfast.c')
+USED = (
+    SCRIPT,
+    'guest/init-stub',
+    'guest/umlfast.c',
+    'etc/libvirtd.conf',
+    'etc/qemu.conf',
+)
 FIRST_BOOT_LIMIT = 180  # seconds
 
 
@@ -74,9 +80,9 @@ def _assemble(
     work: pathlib.Path,
 ) -> None:
     """Make the file system."""
-    script, guest = paths.LAB / SCRIPT, paths.LAB / 'guest'
     parts = work / 'parts'
-    command = [script, tree, linux / kernel.MODULES, guest, parts, disk]
+    modules = linux / kernel.MODULES
+    command = [paths.LAB / SCRIPT, tree, modules, paths.LAB, parts, disk]
     step.run(contain.contained(command, network=False))
     shutil.rmtree(parts)
 

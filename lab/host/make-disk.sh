@@ -1,9 +1,9 @@
 #!/bin/sh
-# make-disk.sh TREE MODULES GUEST WORK DISK: the compute node's file system,
-# made of the tree and what only the compute node needs. TREE stays as it is:
-# an overlay takes the additions. Called in namespaces of its own (contain.py).
+# make-disk.sh TREE MODULES LAB WORK DISK: the compute node's file system, made
+# of the tree and what only the compute node needs. TREE stays as it is: an
+# overlay takes the additions. Called in namespaces of its own (contain.py).
 set -eux
-tree=$1 modules=$2 guest=$3 work=$4 disk=$5
+tree=$1 modules=$2 lab=$3 work=$4 disk=$5
 emulator=usr/bin/qemu-system-x86_64
 library=usr/lib/x86_64-linux-gnu/libumlfast.so
 mkdir -p "$work/upper" "$work/work" "$work/root"
@@ -12,8 +12,10 @@ mount -t overlay overlay \
 cd "$work/root"
 mkdir -p usr/lib/lab usr/lib/modules
 cp -r "$modules/." usr/lib/modules
-cp "$guest/init-stub" usr/lib/lab/init
-gcc -O2 -Wall -Werror -shared -fPIC -o "$library" "$guest/umlfast.c"
+cp "$lab/guest/init-stub" usr/lib/lab/init
+gcc -O2 -Wall -Werror -shared -fPIC -o "$library" "$lab/guest/umlfast.c"
+cat "$lab/etc/libvirtd.conf" >> etc/libvirt/libvirtd.conf
+cat "$lab/etc/qemu.conf" >> etc/libvirt/qemu.conf
 # QEMU needs the library by itself: no /etc/ld.so.preload, which would be one
 # more file that a guest's profile must allow, and no LD_PRELOAD, which the
 # loader drops when an execution changes the profile.

@@ -26,6 +26,14 @@ from host import registries
 
 NAME = 'tree'
 VENV = '/opt/nova'
+ACCOUNTS = 'host/accounts.sh'
+USED = (
+    ACCOUNTS,
+    'etc/packages',
+    'etc/requirements.txt',
+    'etc/constraints.txt',
+    'etc/sudoers',
+)
 PER_RUN = '/lab'  # where a run shows its own files; see site_packages()
 
 
@@ -34,13 +42,7 @@ def layer(image: str) -> cache.Layer:
 
     :param image: the Debian suite.
     """
-    recipe = [
-        pathlib.Path(__file__),
-        *(
-            paths.LAB / 'etc' / f
-            for f in ('packages', 'requirements.txt', 'constraints.txt')
-        ),
-    ]
+    recipe = [pathlib.Path(__file__), *(paths.LAB / file for file in USED)]
     key = cache.digest(image, *recipe)
 
     def build(work: pathlib.Path, logs: pathlib.Path) -> None:
@@ -50,7 +52,8 @@ def layer(image: str) -> cache.Layer:
         with steps.step('Python environment') as step:
             _environment(step, work)
         with steps.step('users and directories') as step:
-            _accounts(step, work)
+            command = [f'/src/lab/{ACCOUNTS}']
+            step.run(contain.in_tree(work, command, network=False))
             prune_plugins(work)
 
     return cache.Layer(f'{NAME}-{image}', key, build)
@@ -115,65 +118,6 @@ def site_packages(tree: pathlib.Path) -> pathlib.Path:
         next((tree / VENV.strip('/') / 'lib').glob('python3.*'))
         / 'site-packages'
     )
-
-
-def _accounts(step: progress.Step, work: pathlib.Path) -> None:
-    """Nova runs as on a real compute node: a user of its own that may talk to
-    libvirt and start privsep's helper.
-    """
-    home = '/var/lib/nova'
-    add = [
-        'useradd',
-        '--system',
-        '--home-dir',
-        home,
-        '--shell',
-        '/usr/sbin/nologin',
-        '--user-group',
-        '--groups',
-        'libvirt',
-    ]
-    step.run(['chroot', work, *add, 'nova'])
-    for directory, mode in (
-        (home, '0755'),
-        (f'{home}/instances', '0755'),
-        (f'{home}/lock', '0755'),
-        ('/var/lib/nova-isolation', '0750'),
-    ):
-        step.run(
-            [
-                'chroot',
-                work,
-                'install',
-                '-d',
-                '-o',
-                'nova',
-                '-g',
-                'nova',
-                '-m',
-                mode,
-                directory,
-            ]
-        )
-    sudoers = work / 'etc/sudoers.d/lab-nova'
-    helpers = (
-        f'{VENV}/bin/privsep-helper *',
-        '/src/lab/guest/warm-privsep-helper *',
-    )
-    sudoers.write_text(
-        ''.join(f'nova ALL=(root) NOPASSWD: {helper}\n' for helper in helpers)
-    )
-    sudoers.chmod(0o440)
-    step.run(['chroot', work, 'sh', '-c', 'dbus-uuidgen > /etc/machine-id'])
-    # given explicitly, libvirtd refuses to start without AppArmor instead of
-    # silently using no driver; its group may use its socket, for there is no
-    # polkit
-    for file, line in (
-        ('qemu.conf', 'security_driver = "apparmor"'),
-        ('libvirtd.conf', 'auth_unix_rw = "none"'),
-    ):
-        with (work / 'etc/libvirt' / file).open('a') as f:
-            f.write(line + '\n')
 
 
 def prune_plugins(tree: pathlib.Path) -> None:
