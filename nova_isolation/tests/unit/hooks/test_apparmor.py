@@ -1,0 +1,356 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The AppArmor hook makes the profile of a guest, and proves it.
+
+The privileged calls run in this process, on a directory of the test's, with
+the real parser. What the kernel and libvirtd would show is given as they show
+it; that they do is tested in the lab.
+"""
+
+import hashlib
+import os
+import pathlib
+from unittest import mock
+
+import fixtures
+from lxml import etree
+from oslo_config import cfg
+from oslo_config import fixture as config_fixture
+from oslotest import base
+
+from nova_isolation import domain
+from nova_isolation import exceptions
+from nova_isolation import images
+from nova_isolation import privileged
+from nova_isolation import processes
+from nova_isolation.apparmor import kernel
+from nova_isolation.apparmor import parser
+from nova_isolation.conf import isolation as options
+from nova_isolation.hooks import apparmor
+from nova_isolation.hooks import base as hooks_base
+from nova_isolation.tests.unit import samples
+from nova_isolation.tests.unit.apparmor import compiled
+
+UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
+PROFILE = f'libvirt-{UUID}'
+INSTANCES = '/var/lib/nova/instances'
+PID = 4711
+CAPABILITIES = """
+<capabilities><host>
+  <secmodel><model>{model}</model><doi>0</doi></secmodel>
+  <secmodel><model>dac</model><doi>0</doi></secmodel>
+</host></capabilities>
+"""
+
+
+class AppArmorTestCase(base.BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        privileged.context.set_client_mode(False)
+        self.addCleanup(privileged.context.set_client_mode, True)
+        top = pathlib.Path(
+            os.path.realpath(self.useFixture(fixtures.TempDir()).path)
+        )
+        self.profiles = top / 'apparmor.d'
+        self.instances = top / 'instances'
+        self.held = top / 'kernel'
+        for directory in (
+            self.profiles,
+            self.held,
+            self.instances / UUID,
+            self.instances / '_base',
+        ):
+            directory.mkdir(parents=True)
+        self.directories = images.Directories(
+            str(self.instances / UUID), str(self.instances / '_base')
+        )
+        self.disk = self.instances / UUID / 'disk'
+        self.disk.write_bytes(samples.image('on-raw'))
+        (self.instances / UUID / 'base').write_bytes(b'')
+        (self.instances / UUID / 'disk.config').write_bytes(b'')
+        self.config = self.useFixture(config_fixture.Config(cfg.CONF))
+        options.register_opts(cfg.CONF)
+        self.config.config(
+            profile_directory=str(self.profiles), group='isolation'
+        )
+        self.hook = apparmor.AppArmorHook(cfg.CONF)
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.apparmor.kernel._PROFILES', str(self.held)
+            )
+        )
+
+    def guest(self, name):
+        """One of the samples, its files in the test's directory."""
+        text = samples.domain(name).replace(INSTANCES, str(self.instances))
+        return hooks_base.Guest(domain.parse(text), self.directories)
+
+    @property
+    def starting(self):
+        return self.guest('libvirt-11.3-defined')
+
+    @property
+    def running(self):
+        return self.guest('libvirt-11.3-running')
+
+    @property
+    def path(self):
+        return self.profiles / PROFILE
+
+    def access(self, path):
+        """What the profile that stands there grants on a path."""
+        policy = parser.Parser('/usr/sbin/apparmor_parser', 30).compile(
+            str(self.path)
+        )
+        return compiled.Files(policy).access(str(path))
+
+
+class DefineTest(AppArmorTestCase):
+    def setUp(self):
+        super().setUp()
+        self.xml = etree.fromstring(
+            '<domain><name>x</name>'
+            '<seclabel type="static" model="apparmor"/>'
+            '<seclabel type="dynamic" model="dac" relabel="yes"/></domain>'
+        )
+
+    def _labels(self):
+        return [dict(label.attrib) for label in self.xml.findall('seclabel')]
+
+    def test_libvirt_is_to_confine_the_guest_or_not_to_start_it(self):
+        for _ in range(2):
+            self.hook.define(self.xml)
+            self.assertEqual(
+                [
+                    {'type': 'dynamic', 'model': 'dac', 'relabel': 'yes'},
+                    {'type': 'dynamic', 'model': 'apparmor', 'relabel': 'yes'},
+                ],
+                self._labels(),
+            )
+
+    def test_switched_off_libvirt_decides_as_without_us(self):
+        self.hook.define(self.xml)
+        self.hook.undefine(self.xml)
+        self.assertEqual(
+            [{'type': 'dynamic', 'model': 'dac', 'relabel': 'yes'}],
+            self._labels(),
+        )
+
+
+class PolicyTest(AppArmorTestCase):
+    def test_the_disks_with_their_backing_files(self):
+        found = self.hook.policy(self.starting)
+        self.assertEqual(
+            {
+                (str(self.disk), 'rwk', '<disk> vda'),
+                (
+                    str(self.instances / UUID / 'base'),
+                    'rk',
+                    '<disk> vda, backing file',
+                ),
+                (
+                    str(self.instances / UUID / 'disk.config'),
+                    'rk',
+                    '<disk> hda',
+                ),
+            },
+            {(f.path, f.access, f.origin) for f in found.files},
+        )
+        self.assertFalse(found.complain)
+
+    def test_in_complain_mode_it_complains(self):
+        self.config.config(mode='complain', group='isolation')
+        self.assertTrue(self.hook.policy(self.starting).complain)
+
+    def test_a_chain_that_may_not_be_followed_is_refused(self):
+        self.disk.write_bytes(samples.image('on-json'))
+        for verb in (self.hook.judge, self.hook.prepare, self.hook.narrow):
+            self.assertRaises(exceptions.UntrustedImage, verb, self.starting)
+        self.assertEqual([], list(self.profiles.iterdir()))
+
+
+class StartTest(AppArmorTestCase):
+    def test_a_judgement_changes_nothing(self):
+        self.hook.judge(self.starting)
+        self.assertEqual([], list(self.profiles.iterdir()))
+        self.path.write_text('# mine\n')
+        self.assertRaises(
+            exceptions.ForeignProfile, self.hook.judge, self.starting
+        )
+
+    def test_before_the_start_the_profile_stands_there(self):
+        self.hook.prepare(self.starting)
+        self.assertEqual([self.path], list(self.profiles.iterdir()))
+        self.assertEqual('wrk', self.access(self.disk))
+        self.assertEqual('rk', self.access(self.disk.parent / 'base'))
+        self.assertEqual('rk', self.access(self.disk.parent / 'disk.config'))
+        self.assertEqual('', self.access(self.instances / '_base' / 'x'))
+        self.assertEqual('wr', self.access('/dev/pts/5'))
+
+    def test_after_the_start_it_is_narrowed_and_loaded(self):
+        loaded = []
+        with mock.patch.object(
+            parser.Parser,
+            'load',
+            autospec=True,
+            side_effect=lambda _, path: loaded.append(path),
+        ):
+            self.hook.narrow(self.running)
+        self.assertEqual([str(self.path)], loaded)
+        self.assertEqual('wr', self.access('/dev/pts/0'))
+        self.assertEqual('', self.access('/dev/pts/5'))
+        self.assertEqual('wrk', self.access(self.disk))
+
+
+class VerifyTest(AppArmorTestCase):
+    def setUp(self):
+        super().setUp()
+        self.hook.prepare(self.starting)
+        self.labels = dict.fromkeys((PID, 4712, 4713), f'{PROFILE} (enforce)')
+        self.same = True
+        for module, name, value in (
+            (
+                processes,
+                'find',
+                lambda *arguments: processes.Process(PID, 42),
+            ),
+            (processes, 'is_same', lambda process: self.same),
+            (kernel, 'labels', lambda pid: self.labels),
+        ):
+            self.useFixture(
+                fixtures.MonkeyPatch(f'{module.__name__}.{name}', value)
+            )
+        self.loaded = self.held / f'{PROFILE}.7'
+        self.loaded.mkdir()
+        self._hold(self.path)
+
+    def _hold(self, path):
+        policy = parser.Parser('/usr/sbin/apparmor_parser', 30).compile(
+            str(path)
+        )
+        (self.loaded / 'raw_sha256').write_text(
+            hashlib.sha256(policy).hexdigest()
+        )
+
+    def assert_refused(self, *words):
+        error = self.assertRaises(
+            exceptions.NotConfined, self.hook.verify, self.running
+        )
+        for word in words:
+            self.assertIn(word, error.message)
+
+    def test_a_guest_that_is_confined(self):
+        self.hook.verify(self.running)
+
+    def test_one_thread_with_another_label(self):
+        for label in (
+            'unconfined',
+            f'{PROFILE} (complain)',
+            f'{PROFILE} (unconfined)',
+            f'{PROFILE}',
+            'libvirt-8887d9d3-17f8-4388-8771-fab6312518d6 (enforce)',
+            f'{PROFILE}//null-/usr/bin/x (enforce)',
+            '',
+        ):
+            self.labels[4713] = label
+            self.assert_refused('thread 4713', repr(label), '(enforce)')
+
+    def test_in_complain_mode_an_enforced_label_is_not_the_expected_one(self):
+        self.config.config(mode='complain', group='isolation')
+        self.assert_refused('(complain)')
+
+    def test_a_process_without_any_label(self):
+        self.labels = {}
+        self.assert_refused('gone')
+
+    def test_a_process_whose_first_thread_is_gone(self):
+        del self.labels[PID]
+        self.assert_refused(f'thread {PID}', 'gone')
+
+    def test_another_policy_under_the_right_name(self):
+        stock = self.profiles / 'stock'
+        stock.write_text(f'profile {PROFILE} {{\n  /** rw,\n}}\n')
+        self._hold(stock)
+        self.assert_refused('another policy', str(self.path))
+
+    def test_no_policy_under_the_name(self):
+        (self.loaded / 'raw_sha256').unlink()
+        self.loaded.rmdir()
+        self.assert_refused('another policy')
+
+    def test_a_file_that_is_not_there(self):
+        self.path.unlink()
+        self.assertRaises(exceptions.Refusal, self.hook.verify, self.running)
+
+    def test_a_process_that_ended_meanwhile(self):
+        self.same = False
+        self.assert_refused(f'process {PID}', 'ended')
+
+
+class ReleaseTest(AppArmorTestCase):
+    def test_what_was_made_is_removed(self):
+        self.hook.prepare(self.starting)
+        self.hook.release(UUID)
+        self.assertEqual([], list(self.profiles.iterdir()))
+
+    def test_nothing_made_needs_no_privilege(self):
+        with mock.patch.object(privileged, 'remove_profile') as remove:
+            self.hook.release(UUID)
+        remove.assert_not_called()
+
+    def test_a_policy_in_the_kernel_alone_is_enough(self):
+        (self.held / f'{PROFILE}.7').mkdir()
+        with mock.patch.object(privileged, 'remove_profile') as remove:
+            self.hook.release(UUID)
+        remove.assert_called_once_with(UUID)
+
+
+class CheckHostTest(AppArmorTestCase):
+    def setUp(self):
+        super().setUp()
+        self.host = hooks_base.Host(CAPABILITIES.format(model='apparmor'))
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.apparmor.kernel.check_enabled', lambda: None
+            )
+        )
+
+    def assert_fault(self, *words):
+        error = self.assertRaises(
+            exceptions.HostFault, self.hook.check_host, self.host
+        )
+        for word in words:
+            self.assertIn(word, error.message)
+
+    def test_a_host_in_order(self):
+        self.hook.check_host(self.host)
+
+    def test_a_libvirtd_without_its_driver(self):
+        for model in ('selinux', 'none', 'apparmor2', ''):
+            self.host = hooks_base.Host(CAPABILITIES.format(model=model))
+            self.assert_fault('security_driver = "apparmor"', 'qemu.conf')
+
+    def test_no_parser(self):
+        self.config.config(apparmor_parser='/nonexistent', group='isolation')
+        self.assert_fault('/nonexistent')
+
+    def test_a_privileged_helper_that_does_not_start(self):
+        with mock.patch.object(
+            privileged, 'probe', side_effect=OSError('sudo: not allowed')
+        ):
+            self.assert_fault('sudo: not allowed', 'helper_command')
+
+    def test_a_kernel_without_apparmor(self):
+        fault = exceptions.HostFault('no AppArmor')
+        with mock.patch.object(kernel, 'check_enabled', side_effect=fault):
+            self.assert_fault('no AppArmor')

@@ -1,0 +1,447 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What root does for us: one file, complete or as before, and only ours.
+
+The functions run here as in the daemon, with the real parser; only what needs
+the kernel is stood in for.
+"""
+
+import os
+import pathlib
+import stat
+from unittest import mock
+
+import ddt
+import fixtures
+from oslo_config import cfg
+from oslo_config import fixture as config_fixture
+from oslo_privsep import capabilities
+from oslotest import base
+
+from nova_isolation import exceptions
+from nova_isolation import privileged
+from nova_isolation.apparmor import policy
+from nova_isolation.conf import isolation as options
+
+UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
+PROFILE = f'libvirt-{UUID}'
+#: what libvirt 11.3 makes of Debian's TEMPLATE.qemu
+LIBVIRTS = f"""#
+# This profile is for the domain whose UUID matches this file.
+#
+
+#include <tunables/global>
+
+profile {PROFILE} flags=(attach_disconnected) {{
+  #include <abstractions/libvirt-qemu>
+  #include <libvirt/{PROFILE}.files>
+}}
+"""
+
+
+class PrivilegedTestCase(base.BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        privileged.context.set_client_mode(False)
+        self.addCleanup(privileged.context.set_client_mode, True)
+        self.directory = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self.config = self.useFixture(config_fixture.Config(cfg.CONF))
+        options.register_opts(cfg.CONF)
+        self.config.config(
+            profile_directory=str(self.directory), group='isolation'
+        )
+        self.path = self.directory / PROFILE
+        self.policy = policy.Policy(
+            uuid=UUID,
+            name='instance-00000001',
+            id=None,
+            emulator='/usr/bin/qemu-system-x86_64',
+            needs=(),
+            files=(policy.FileGrant('/i/disk', 'rwk', '<disk> vda'),),
+            consoles=True,
+            ptys=(),
+            complain=False,
+        )
+        self.text = policy.render(
+            self.policy, abi='3.0', state_directory='/var/lib/libvirt/qemu'
+        )
+
+    def write(self, load=False, **changes):
+        data = {**self.policy.to_wire(), **changes}
+        privileged.write_profile(data, load)
+
+    def names(self):
+        return sorted(os.listdir(self.directory))
+
+    def parser(self, script):
+        """Let a program stand in for the parser, which needs a kernel."""
+        program = self.directory.parent / f'{self.directory.name}-parser'
+        program.write_text(f'#!/bin/sh\n{script}\n')
+        program.chmod(0o755)
+        self.addCleanup(program.unlink)
+        self.config.config(apparmor_parser=str(program), group='isolation')
+        status = os.stat_result((0o100755, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+        stat_program = os.stat
+
+        def as_root_s(path, *args, **kwargs):
+            if path == str(program):
+                return status
+            return stat_program(path, *args, **kwargs)
+
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.privileged.os.stat', as_root_s
+            )
+        )
+
+
+@ddt.ddt
+class WriteTest(PrivilegedTestCase):
+    def test_a_profile_is_what_the_policy_renders_to(self):
+        self.write()
+        self.assertEqual([PROFILE], self.names())
+        self.assertEqual(self.text, self.path.read_text())
+
+    def test_it_can_be_read_by_all_and_written_by_root(self):
+        # the daemon's umask
+        self.addCleanup(os.umask, os.umask(0))
+        self.write()
+        self.assertEqual(0o644, stat.S_IMODE(self.path.stat().st_mode))
+
+    def test_it_replaces_the_one_before(self):
+        self.write()
+        self.write(id=7, ptys=[3])
+        self.assertEqual([PROFILE], self.names())
+        self.assertIn('"/dev/pts/3" rw,', self.path.read_text())
+
+    def test_it_is_compiled_before_it_is_there(self):
+        # never half of a file, and never one that libvirt could not load
+        self.parser(
+            'case "$1-$2" in\n'
+            '-QTS-) exit 0;;\n'
+            f'*) grep -q "^}}$" "$2" || exit 5; test ! -e {self.path};;\n'
+            'esac'
+        )
+        self.write()
+        self.assertEqual(self.text, self.path.read_text())
+
+    def test_a_profile_that_does_not_compile_leaves_nothing(self):
+        self.parser('test "$2" = "" || { echo "bad rule" >&2; exit 1; }')
+        error = self.assertRaises(exceptions.ProfileRejected, self.write)
+        self.assertIn('bad rule', error.message)
+        self.assertEqual([], self.names())
+
+    def test_a_profile_that_does_not_compile_leaves_the_one_before(self):
+        self.write()
+        self.parser('test "$2" = "" || exit 1')
+        self.assertRaises(exceptions.ProfileRejected, self.write, id=7)
+        self.assertEqual([PROFILE], self.names())
+        self.assertEqual(self.text, self.path.read_text())
+
+    def test_a_disk_that_is_full_leaves_the_one_before(self):
+        self.write()
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.privileged.os.fsync',
+                mock.Mock(side_effect=OSError(28, 'No space left on device')),
+            )
+        )
+        self.assertRaises(OSError, self.write, id=7)
+        self.assertEqual([PROFILE], self.names())
+        self.assertEqual(self.text, self.path.read_text())
+
+    def test_a_draft_is_no_profile_to_whoever_looks_meanwhile(self):
+        seen = []
+        rename = os.rename
+
+        def record(old, new):
+            seen.append(os.path.basename(old))
+            rename(old, new)
+
+        self.useFixture(
+            fixtures.MonkeyPatch('nova_isolation.privileged.os.rename', record)
+        )
+        self.write()
+        # apparmor_parser and libvirt pass over such names
+        self.assertTrue(seen[0].startswith(f'.{PROFILE}.'), seen)
+
+    def test_check_writes_nothing(self):
+        privileged.check_profile(self.policy.to_wire())
+        self.assertEqual([], self.names())
+
+    def test_check_refuses_what_write_would(self):
+        self.path.write_text('# mine\n')
+        self.assertRaises(
+            exceptions.ForeignProfile,
+            privileged.check_profile,
+            self.policy.to_wire(),
+        )
+        self.path.unlink()
+        self.parser('test "$2" = "" || exit 1')
+        self.assertRaises(
+            exceptions.ProfileRejected,
+            privileged.check_profile,
+            self.policy.to_wire(),
+        )
+        self.assertEqual([], self.names())
+
+    @ddt.data(
+        {},
+        None,
+        'profile x { /** rwix, }',
+        {'uuid': '../../etc/passwd'},
+        {'text': 'profile x {}'},
+    )
+    def test_what_is_no_policy(self, data):
+        if isinstance(data, dict) and data:
+            data = {**self.policy.to_wire(), **data}
+        for call in (
+            lambda: privileged.write_profile(data, False),
+            lambda: privileged.write_profile(data, True),
+            lambda: privileged.check_profile(data),
+        ):
+            self.assertRaises(exceptions.InvalidPolicy, call)
+        self.assertEqual([], self.names())
+
+    def test_it_is_loaded_only_when_that_is_asked_for(self):
+        log = self.directory.parent / f'{self.directory.name}-log'
+        self.addCleanup(log.unlink, missing_ok=True)
+        self.parser(f'echo "$@" >> {log}')
+        self.write(load=False)
+        self.write(load='yes')
+        self.assertNotIn('-r', log.read_text())
+        self.write(load=True)
+        # the very file that stands there
+        self.assertEqual(f'-rTK {self.path}', log.read_text().splitlines()[-1])
+
+    def test_a_kernel_that_refuses_it_is_told(self):
+        self.parser('test "$1" != -rTK || { echo denied >&2; exit 1; }')
+        error = self.assertRaises(
+            exceptions.ProfileRejected, self.write, load=True
+        )
+        self.assertIn('denied', error.message)
+
+
+class OwnTest(PrivilegedTestCase):
+    """What somebody else wrote is refused by name, and untouched."""
+
+    def assert_foreign(self, *words):
+        before = self.path.lstat()
+        for call in (
+            self.write,
+            lambda: self.write(load=True),
+            lambda: privileged.check_profile(self.policy.to_wire()),
+            lambda: privileged.remove_profile(UUID),
+        ):
+            error = self.assertRaises(exceptions.ForeignProfile, call)
+            for word in (str(self.path), 'is in the way', *words):
+                self.assertIn(word, error.message)
+        after = self.path.lstat()
+        self.assertEqual(
+            (before.st_ino, before.st_mode, before.st_mtime_ns),
+            (after.st_ino, after.st_mode, after.st_mtime_ns),
+        )
+        self.assertEqual([PROFILE], self.names())
+
+    def test_a_file_of_an_operator(self):
+        self.path.write_text(f'profile {PROFILE} {{\n}}\n')
+        self.assert_foreign('neither nova-isolation nor libvirt wrote it')
+        self.assertEqual(f'profile {PROFILE} {{\n}}\n', self.path.read_text())
+
+    def test_a_file_that_mentions_our_mark_elsewhere(self):
+        self.path.write_text(f'# mine\n{policy.MARK}\n')
+        self.assert_foreign()
+        self.path.write_text(f'{policy.MARK} Or not.\n')
+        self.assert_foreign()
+
+    def test_a_symbolic_link(self):
+        target = self.directory.parent / f'{self.directory.name}-target'
+        target.write_text(self.text)
+        self.addCleanup(target.unlink)
+        self.path.symlink_to(target)
+        self.assert_foreign()
+        self.assertEqual(self.text, target.read_text())
+
+    def test_a_link_to_nowhere(self):
+        self.path.symlink_to('/nonexistent')
+        self.assert_foreign()
+
+    def test_a_directory(self):
+        self.path.mkdir()
+        self.assert_foreign('it is not a regular file')
+
+    def test_a_fifo_is_not_waited_for(self):
+        os.mkfifo(self.path)
+        self.assert_foreign('it is not a regular file')
+
+    def test_what_libvirt_made_of_its_template_is_replaced(self):
+        self.path.write_text(LIBVIRTS)
+        self.write()
+        self.assertEqual(self.text, self.path.read_text())
+
+    def test_what_libvirt_made_of_its_template_is_removed(self):
+        self.path.write_text(LIBVIRTS)
+        self.assertTrue(privileged.remove_profile(UUID))
+        self.assertEqual([], self.names())
+
+    def test_an_empty_file_is_replaced(self):
+        # libvirt would replace it silently, from its template
+        self.path.write_text('')
+        self.write()
+        self.assertEqual(self.text, self.path.read_text())
+
+    def test_our_own_is_known_again(self):
+        self.assertTrue(self.text.startswith(policy.MARK + '\n'))
+        self.write()
+        self.write()
+
+
+class RemoveTest(PrivilegedTestCase):
+    def setUp(self):
+        super().setUp()
+        self.held = {}
+        self.unloaded = []
+        profiles = self.directory.parent / f'{self.directory.name}-profiles'
+        profiles.mkdir()
+        self.profiles = profiles
+        self.addCleanup(self._remove_profiles)
+        for name, value in (
+            ('apparmor.kernel._PROFILES', str(profiles)),
+            ('apparmor.kernel._label', self.held.get),
+            ('privileged._unload', self.unloaded.append),
+        ):
+            self.useFixture(
+                fixtures.MonkeyPatch(f'nova_isolation.{name}', value)
+            )
+
+    def _remove_profiles(self):
+        for profile in self.profiles.iterdir():
+            profile.rmdir()
+        self.profiles.rmdir()
+
+    def test_the_files_go(self):
+        self.write()
+        (self.directory / f'{PROFILE}.files').write_text('libvirt made it')
+        (self.directory / 'TEMPLATE.qemu').write_text('')
+        self.assertTrue(privileged.remove_profile(UUID))
+        self.assertEqual(['TEMPLATE.qemu'], self.names())
+        self.assertEqual([], self.unloaded)
+
+    def test_nothing_to_remove(self):
+        self.assertFalse(privileged.remove_profile(UUID))
+
+    def test_it_goes_from_the_kernel(self):
+        (self.profiles / f'{PROFILE}.42').mkdir()
+        self.write()
+        self.assertTrue(privileged.remove_profile(UUID))
+        self.assertEqual([PROFILE], self.unloaded)
+        self.assertEqual([], self.names())
+
+    def test_it_stays_while_a_live_process_holds_it(self):
+        # without it that process would run unconfined
+        (self.profiles / f'{PROFILE}.42').mkdir()
+        self.write()
+        for label in (f'{PROFILE} (enforce)', f'{PROFILE}//child (complain)'):
+            self.held[f'/proc/{os.getpid()}'] = label
+            error = self.assertRaises(
+                exceptions.ProfileInUse, privileged.remove_profile, UUID
+            )
+            self.assertIn(f'process {os.getpid()} holds it', error.message)
+        self.assertEqual([], self.unloaded)
+        self.assertEqual([PROFILE], self.names())
+
+    def test_another_guest_s_profile_stays(self):
+        other = '8887d9d3-17f8-4388-8771-fab6312518d6'
+        self.write()
+        self.write(uuid=other)
+        (self.profiles / f'libvirt-{other}.7').mkdir()
+        self.held[f'/proc/{os.getpid()}'] = f'libvirt-{other} (enforce)'
+        self.assertTrue(privileged.remove_profile(UUID))
+        self.assertEqual([f'libvirt-{other}'], self.names())
+        self.assertEqual([], self.unloaded)
+
+    def test_what_is_no_uuid(self):
+        (self.directory / 'libvirt-x').write_text('')
+        for uuid in (
+            'x',
+            '',
+            None,
+            7,
+            UUID.upper(),
+            f'{UUID}/../../x',
+            f'{UUID}\n',
+            [UUID],
+        ):
+            self.assertRaises(
+                exceptions.InvalidPolicy, privileged.remove_profile, uuid
+            )
+        self.assertEqual(['libvirt-x'], self.names())
+
+
+class ProbeTest(PrivilegedTestCase):
+    def assert_fault(self, *words):
+        error = self.assertRaises(exceptions.HostFault, privileged.probe)
+        for word in words:
+            self.assertIn(word, error.message)
+
+    def test_a_host_in_order(self):
+        self.assertEqual('3.0', privileged.probe())
+
+    def test_without_a_parser(self):
+        self.config.config(apparmor_parser='/nonexistent', group='isolation')
+        self.assert_fault(
+            '/nonexistent', 'No such file', '[isolation] apparmor_parser'
+        )
+
+    def test_with_a_parser_that_is_broken(self):
+        self.parser('echo "no such abi" >&2; exit 1')
+        self.assert_fault('compiles no profile', 'no such abi')
+
+    def test_with_a_parser_that_others_could_have_written(self):
+        for status in (
+            (0o100755, 0, 0, 1, 1000, 0, 0, 0, 0, 0),
+            (0o100775, 0, 0, 1, 0, 0, 0, 0, 0, 0),
+            (0o100757, 0, 0, 1, 0, 0, 0, 0, 0, 0),
+        ):
+            with mock.patch.object(
+                privileged.os, 'stat', return_value=os.stat_result(status)
+            ):
+                self.assert_fault('can be written by others than root')
+                self.assertRaises(exceptions.HostFault, self.write)
+        self.assertEqual([], self.names())
+
+    def test_without_the_directory(self):
+        self.config.config(profile_directory='/nonexistent', group='isolation')
+        self.assert_fault('/nonexistent', '[isolation] profile_directory')
+
+
+class ContextTest(base.BaseTestCase):
+    def test_the_daemon_has_the_capabilities_that_it_needs(self):
+        self.assertEqual(
+            {capabilities.CAP_MAC_ADMIN, capabilities.CAP_SYS_PTRACE},
+            set(privileged.context.conf.capabilities),
+        )
+
+    def test_it_offers_these_calls_and_no_other(self):
+        offered = {
+            name
+            for name, value in vars(privileged).items()
+            if callable(value)
+            and getattr(value, '__module__', '') == 'nova_isolation.privileged'
+            and not name.startswith('_')
+            and privileged.context.is_entrypoint(value)
+        }
+        self.assertEqual(
+            {'probe', 'check_profile', 'write_profile', 'remove_profile'},
+            offered,
+        )
