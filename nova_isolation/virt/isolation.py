@@ -26,6 +26,7 @@ import libvirt
 from lxml import etree
 from nova import objects
 from oslo_config import cfg
+from oslo_context import context as oslo_context
 from oslo_log import log as logging
 
 from nova_isolation import domain as domain_module
@@ -204,10 +205,16 @@ class Isolation:
 
 def _instance(instance: 'objects.Instance') -> model.Instance:
     flavor = instance.flavor
+    # Nova knows the names only of who asks, and that may be an administrator.
+    asking = oslo_context.get_current() or oslo_context.RequestContext()
+    own = asking.project_id == instance.project_id
+    named = own and asking.user_id == instance.user_id
     return model.Instance(
         uuid=instance.uuid,
         name=instance.display_name or '',
         project_id=instance.project_id or '',
+        project_name=asking.project_name or '' if own else '',
         user_id=instance.user_id or '',
+        user_name=asking.user_name or '' if named else '',
         flavor=flavor.name if flavor else '',
     )

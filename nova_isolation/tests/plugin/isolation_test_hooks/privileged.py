@@ -57,9 +57,9 @@ def load_stock(uuid):
 
 @context.entrypoint
 def break_file(uuid):
-    """Put something into the profile's file that does not compile."""
-    with open(f'{DIRECTORY}/libvirt-{uuid}', 'w') as f:
-        f.write(f'profile libvirt-{uuid} {{ nonsense,\n')
+    """Add something to the profile's file that does not compile."""
+    with open(f'{DIRECTORY}/libvirt-{uuid}', 'a') as f:
+        f.write('nonsense {\n')
 
 
 @context.entrypoint
