@@ -21,11 +21,11 @@ import sys
 import time
 
 from host import cache
+from host.errors import LabError
 from host import images
 from host import paths
 from host import progress
 from host import run
-from host.errors import LabError
 
 USAGE = 2  # exit status of a wrong command line
 

@@ -17,13 +17,13 @@ copy-on-write in memory.
 import pathlib
 import subprocess
 
-import lablib
-import resources
 from host import contain
 from host import databases
+from host.errors import LabError
 from host import paths
 from host import spec
-from host.errors import LabError
+import lablib
+import resources
 
 ENVIRONMENT = contain.clean_environment(
     PYTHONPATH='/src/lab/controller',

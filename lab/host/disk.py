@@ -25,11 +25,11 @@ import subprocess
 from host import cache
 from host import contain
 from host import cpus
+from host.errors import LabError
 from host import kernel
 from host import machine
 from host import paths
 from host import progress
-from host.errors import LabError
 
 NAME = 'disk'
 FILE = 'disk.ext4'

@@ -26,13 +26,13 @@ import threading
 import time
 import typing
 
-import lablib
 from host import controller
+from host.errors import LabError
 from host import machine
 from host import paths
 from host import progress
 from host import spec
-from host.errors import LabError
+import lablib
 
 CONTROLLER, COMPUTE, TAP = '10.77.0.1', '10.77.0.2', 'tap0'
 COMMAND_PORT = 7000

@@ -24,9 +24,9 @@ import shutil
 import subprocess
 
 from host import cache
+from host.errors import LabError
 from host import progress
 from host import registries
-from host.errors import LabError
 
 ARGUMENTS = (
     'arguments'  # file with the kernel's own arguments, beside the kernel

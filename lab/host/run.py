@@ -31,13 +31,13 @@ from host import cache
 from host import contain
 from host import cpus
 from host import distinfo
+from host.errors import LabError
 from host import guestfiles
 from host import images
 from host import paths
 from host import progress
 from host import requirements
 from host import spec
-from host.errors import LabError
 
 TIMED_OUT = 124
 NO_BOOT = 125

@@ -18,9 +18,9 @@ import unittest
 import unittest.mock
 
 from host import cli
+from host.errors import LabError
 from host import paths
 from host import run
-from host.errors import LabError
 
 
 class ArgumentsTest(unittest.TestCase):
