@@ -21,7 +21,11 @@ for tier in "$@"; do
     esac
 done
 case " ${*:-system} " in
-    *' system '*) profiles='test lab' ;;
+    *' system '*)
+        profiles='test lab'
+        # The lab makes namespaces.
+        require_root
+        ;;
 esac
 
 # shellcheck disable=SC2086  # a list of words

@@ -7,6 +7,7 @@
 # Sourced, not run. Callers use:
 #
 #   require_packages PROFILE...   install what is missing of bindep.txt
+#   require_root                  be root, or let sudo ask for the password now
 #   require_venv                  make or find the environment; sets VENV
 #   step TEXT COMMAND...          run a long command, show how long it took
 #   say TEXT / die TEXT
@@ -103,6 +104,14 @@ as_root() {
     fi
 }
 
+# Ask for the password at the start, not inside a step that hides the question.
+require_root() {
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || die 'neither root nor sudo'
+        sudo -v || die 'root is needed, and sudo does not give it'
+    fi
+}
+
 # packages_of PROFILE...: the names in bindep.txt that apply here, one a line.
 # Understands what the file uses: a name, and in brackets `platform:dpkg` and
 # profiles, of which one has to match.
@@ -196,12 +205,7 @@ require_packages() {
     mapfile -t names < <(missing_packages "$@")
     [ "${#names[@]}" -gt 0 ] || return 0
     mkdir -p "$CACHE"
-    if [ "$(id -u)" -ne 0 ]; then
-        # Ask for the password here, not inside a step that hides it.
-        command -v sudo >/dev/null || die \
-            "missing, and neither root nor sudo to install: ${names[*]}"
-        sudo -v || die 'sudo is needed to install Debian packages'
-    fi
+    require_root
     # dpkg interrupted half-way leaves work for the administrator.
     FINISH_STEP=yes step "Installing Debian packages: ${names[*]}" \
         locked_install_packages "$@" || die 'apt-get failed'

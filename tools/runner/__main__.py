@@ -12,10 +12,15 @@
 
 """Run the tiers named on the command line, all of them without one."""
 
+import collections.abc
+import contextlib
+import os
 import pathlib
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 import types
 
@@ -31,6 +36,22 @@ ALLOWED_SKIPS = ROOT / 'tools/allowed-skips.txt'
 
 def _interrupt(signum: int, frame: types.FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _sudo_kept() -> collections.abc.Iterator[None]:
+    """Keep what sudo remembers of a password until the lab needs it."""
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(60):
+            subprocess.run(['sudo', '-n', '-v'], stderr=subprocess.DEVNULL)
+
+    threading.Thread(target=keep, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _run_tier(name: str, context: tiers.Context) -> None:
@@ -62,9 +83,14 @@ def main(names: list[str]) -> int:
         signal.signal(sign, _interrupt)
 
     done: list[report.Tier] = []
-    with tempfile.TemporaryDirectory(
-        prefix='nova-isolation-', ignore_cleanup_errors=True
-    ) as directory:
+    with contextlib.ExitStack() as stack:
+        if os.geteuid() != 0 and 'system' in chosen:
+            stack.enter_context(_sudo_kept())
+        directory = stack.enter_context(
+            tempfile.TemporaryDirectory(
+                prefix='nova-isolation-', ignore_cleanup_errors=True
+            )
+        )
         scratch = pathlib.Path(directory)
         programs = streams.Programs(ROOT, scratch)
         try:

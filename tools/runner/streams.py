@@ -136,7 +136,9 @@ class Programs:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE if read else output,
                     stderr=output,
-                    start_new_session=True,
+                    # Not a session of its own: what sudo remembers belongs
+                    # to the terminal.
+                    process_group=0,
                 )
                 self._running.add(process)
             expired = threading.Event()
@@ -214,8 +216,23 @@ def _children() -> collections.abc.Iterator[tuple[int, str]]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     for sign in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
             os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            # The lab goes on as root.
+            subprocess.run(
+                [
+                    'sudo',
+                    '-n',
+                    'kill',
+                    f'-{sign.name}',
+                    '--',
+                    f'-{process.pid}',
+                ],
+                stderr=subprocess.DEVNULL,
+            )
         deadline = time.monotonic() + _KILL_AFTER
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
