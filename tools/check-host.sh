@@ -3,12 +3,18 @@
 # Checks a compute node, changing nothing:
 #
 #   tools/check-host.sh [--config-file FILE]...
+#       [--attack GUEST VICTIM [--agent-log FILE]]
 #
 # Is everything there that nova-isolation needs, is it configured, do its
 # services run; and then for every guest that Nova runs: does each thread of its
 # QEMU have the guest's own profile in the configured mode, does the kernel hold
 # just the policy that the profile's file compiles to, and does the kernel,
 # asked, keep it off the disks of the other guests?
+#
+# With --attack it does the main job: it lets the QEMU of GUEST open a disk of
+# VICTIM (uuids of two running servers of your own), which has to be denied,
+# recorded by the kernel, and reported by the agent: in FILE, or in the journal
+# of the unit nova-isolation-agent.
 #
 # Run it as root. Without --config-file it reads /etc/nova/nova.conf,
 # /etc/nova/nova-compute.conf and /etc/nova/nova.conf.d/. Exit status 0 only when
@@ -239,10 +245,89 @@ check_guest() {
     fi
 }
 
+# kernel_log / agent_log: what they wrote until now
+kernel_log() {
+    cat /var/log/audit/audit.log
+    journalctl --dmesg --output cat --no-pager
+    dmesg
+}
+
+agent_log() {
+    if [ -n "$agent_log" ]; then
+        cat "$agent_log"
+    else
+        journalctl --unit nova-isolation-agent --output cat --no-pager
+    fi
+}
+
+# matches LOG TEXT TEXT: its lines that hold both texts
+matches() {
+    "$1" 2>/dev/null | grep -aF -- "$2" | grep -aF -- "$3"
+}
+
+# one_more COUNT LOG TEXT TEXT: waits until there are more than COUNT such
+# lines, 10 seconds at most, and prints the last one
+one_more() {
+    local before=$1
+    shift
+    for _ in {1..20}; do
+        if [ "$(matches "$@" | wc -l)" -gt "$before" ]; then
+            matches "$@" | tail -n 1
+            return 0
+        fi
+        sleep 0.5
+    done
+    return 1
+}
+
+attack() {
+    local guest=$1 victim=$2 path answer kernel agent found
+    printf 'Attack of %s on %s\n' "$guest" "$victim"
+    path=$(disks_of "$victim" | head -n 1)
+    case $path in
+        '' | *[\"\\]*)
+            wrong "no disk of $victim to open: '$path'"
+            return
+            ;;
+    esac
+    kernel=$(matches kernel_log "libvirt-$guest" "$path" | wc -l)
+    agent=$(matches agent_log "$guest" "$victim" | wc -l)
+    answer=$(virsh --quiet --connect \
+        "$(option isolation libvirt_uri qemu:///system)" \
+        qemu-monitor-command "$guest" '{"execute": "blockdev-add",
+            "arguments": {"driver": "file", "node-name": "check-host",
+            "filename": "'"$path"'"}}' 2>&1)
+    if has 'Permission denied' <<<"$answer"; then
+        good "QEMU was denied $path"
+    else
+        wrong "QEMU was not denied $path: $answer"
+    fi
+    if found=$(one_more "$kernel" kernel_log "libvirt-$guest" "$path"); then
+        good "the kernel recorded it: $found"
+    else
+        wrong 'the kernel shows no record of it'
+    fi
+    if found=$(one_more "$agent" agent_log "$guest" "$victim"); then
+        good "the agent reported it: $found"
+    else
+        wrong "the agent's log has nothing of it"
+    fi
+}
+
+attacker='' victim='' agent_log=''
 while [ $# -gt 0 ]; do
     case $1 in
         --config-file)
             configuration+=("${2:?--config-file needs a file}")
+            shift 2
+            ;;
+        --attack)
+            attacker=${2:?--attack needs two uuids}
+            victim=${3:?--attack needs two uuids}
+            shift 3
+            ;;
+        --agent-log)
+            agent_log=${2:?--agent-log needs a file}
             shift 2
             ;;
         *)
@@ -287,6 +372,8 @@ done
 for i in "${!uuids[@]}"; do
     check_guest "${uuids[i]}" "${names[i]}"
 done
+
+[ -z "$attacker" ] || attack "$attacker" "$victim"
 
 printf '\n%d guests, %d faults\n' "${#uuids[@]}" "$bad"
 [ "$bad" -eq 0 ]
