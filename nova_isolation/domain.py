@@ -339,9 +339,9 @@ class _Reader:
         log = _attribute(element, 'log', 'file') or None
         for value in (path, log):
             if value:
-                _absolute(value, f'the path of a {element.tag}')
+                _absolute(value, f'the path of a {element.tag!s}')
         if kind == 'file' and not path:
-            raise exceptions.InvalidDomain(f'a {element.tag} has no file')
+            raise exceptions.InvalidDomain(f'a {element.tag!s} has no file')
         return [Console(kind, path, log)]
 
     def _interface(self, element: etree._Element) -> None:
