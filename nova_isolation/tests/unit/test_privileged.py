@@ -30,10 +30,10 @@ from oslo_config import fixture as config_fixture
 from oslo_privsep import capabilities
 from oslotest import base
 
-from nova_isolation import exceptions
-from nova_isolation import privileged
 from nova_isolation.apparmor import policy
 from nova_isolation.conf import isolation as options
+from nova_isolation import exceptions
+from nova_isolation import privileged
 
 UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 PROFILE = f'libvirt-{UUID}'

@@ -13,6 +13,7 @@
 
 """One nova-compute with our driver, its hooks recorded."""
 
+from collections.abc import Mapping
 import itertools
 import os
 import sys
@@ -46,7 +47,7 @@ class IsolationTestCase(base.ServersTestBase):
     CAST_AS_CALL = False
 
     #: values of the [isolation] group
-    isolation = types.MappingProxyType({})
+    isolation: Mapping[str, str] = types.MappingProxyType({})
 
     def setUp(self):
         self.hooks = self.useFixture(isolation_fixtures.TestHooks())

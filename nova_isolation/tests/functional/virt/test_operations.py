@@ -72,6 +72,15 @@ class OperationsTest(base.IsolationTestCase):
         self.assertEqual([('release', 'absent')], self.verbs(server))
         self.assertIsNone(self.files(server['id']))
 
+    def test_a_domain_that_is_undefined_is_released(self):
+        # on the ways out that are no deletion of the instance
+        server = self.boot()
+        self.domain(server['id']).destroy()
+        host = self.computes['compute1'].driver._host
+        [guest] = host.list_guests(only_running=False)
+        guest.delete_configuration()
+        self.assertEqual([('release', 'absent')], self.verbs(server))
+
     def test_delete_of_a_suspended_server_leaves_no_saved_memory(self):
         server = self.boot()
         self.act(server, suspend={})

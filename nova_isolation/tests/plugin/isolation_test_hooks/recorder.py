@@ -111,14 +111,14 @@ class Recorder(base.Hook):
             raise exceptions.HostFault('libvirtd runs without its driver')
 
     def define(self, xml: etree._Element) -> None:
-        recording.note('define', xml.findtext('uuid'))
+        recording.note('define', xml.findtext('uuid', ''))
         self._remove(xml)
         etree.SubElement(
             xml, 'seclabel', type='dynamic', model='apparmor', relabel='yes'
         )
 
     def undefine(self, xml: etree._Element) -> None:
-        recording.note('undefine', xml.findtext('uuid'))
+        recording.note('undefine', xml.findtext('uuid', ''))
         self._remove(xml)
 
     def _remove(self, xml: etree._Element) -> None:

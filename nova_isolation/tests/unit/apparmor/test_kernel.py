@@ -18,8 +18,8 @@ import os
 import fixtures
 from oslotest import base
 
-from nova_isolation import exceptions
 from nova_isolation.apparmor import kernel
+from nova_isolation import exceptions
 
 PROFILE = 'libvirt-36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 

@@ -17,8 +17,8 @@ import os
 import fixtures
 from oslotest import base
 
-from nova_isolation import exceptions
 from nova_isolation.apparmor import parser
+from nova_isolation import exceptions
 
 REAL = '/usr/sbin/apparmor_parser'
 

@@ -22,13 +22,13 @@ import hypothesis
 from hypothesis import strategies
 from oslotest import base
 
-from nova_isolation import domain
-from nova_isolation import exceptions
 from nova_isolation.apparmor import needs
 from nova_isolation.apparmor import parser
 from nova_isolation.apparmor import policy
-from nova_isolation.tests.unit import samples
+from nova_isolation import domain
+from nova_isolation import exceptions
 from nova_isolation.tests.unit.apparmor import compiled
+from nova_isolation.tests.unit import samples
 
 UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 STATE = '/var/lib/libvirt/qemu'

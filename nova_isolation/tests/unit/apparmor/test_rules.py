@@ -20,9 +20,9 @@ import hypothesis
 from hypothesis import strategies
 from oslotest import base
 
-from nova_isolation import exceptions
 from nova_isolation.apparmor import parser
 from nova_isolation.apparmor import rules
+from nova_isolation import exceptions
 from nova_isolation.tests.unit.apparmor import compiled
 
 PARSER = parser.Parser('/usr/sbin/apparmor_parser', 30)

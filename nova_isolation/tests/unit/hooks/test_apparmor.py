@@ -28,18 +28,18 @@ from oslo_config import cfg
 from oslo_config import fixture as config_fixture
 from oslotest import base
 
-from nova_isolation import domain
-from nova_isolation import exceptions
-from nova_isolation import images
-from nova_isolation import privileged
-from nova_isolation import processes
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser
 from nova_isolation.conf import isolation as options
+from nova_isolation import domain
+from nova_isolation import exceptions
 from nova_isolation.hooks import apparmor
 from nova_isolation.hooks import base as hooks_base
-from nova_isolation.tests.unit import samples
+from nova_isolation import images
+from nova_isolation import privileged
+from nova_isolation import processes
 from nova_isolation.tests.unit.apparmor import compiled
+from nova_isolation.tests.unit import samples
 
 UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 PROFILE = f'libvirt-{UUID}'

@@ -20,8 +20,8 @@ from oslo_config import fixture as config_fixture
 from oslotest import base
 import stevedore
 
-from nova_isolation import exceptions
 from nova_isolation.conf import isolation as options
+from nova_isolation import exceptions
 from nova_isolation.hooks import apparmor
 from nova_isolation.hooks import base as hooks_base
 from nova_isolation.hooks import manager
