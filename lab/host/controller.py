@@ -14,6 +14,7 @@
 copy-on-write in memory.
 """
 
+import os
 import pathlib
 import subprocess
 
@@ -109,3 +110,14 @@ def compute_is_up() -> bool:
     except OSError:
         pass
     return False
+
+
+def image_api_is_up() -> bool:
+    """Whether glance, or its stand-in, answers."""
+    try:
+        base = os.environ['LAB_IMAGE_API']
+        return (
+            lablib.call('GET', '/v2/images', base=base, timeout=10)[0] == 200
+        )
+    except OSError:
+        return False

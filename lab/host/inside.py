@@ -134,6 +134,7 @@ class Run:
         self._wait('the machine', (self.guest / 'ready').exists, limit)
         if nova:
             self._wait('nova-compute', self._compute_is_up, limit, 0.25)
+            self._wait('glance', controller.image_api_is_up, limit, 0.25)
 
     def _wait(
         self,
