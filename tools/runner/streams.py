@@ -191,8 +191,7 @@ class Programs:
             children = list(_children())
             for pid, name in children:
                 names.append(name)
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, sign)
+                _signal(pid, sign)
             deadline = time.monotonic() + 5
             while children and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -214,25 +213,23 @@ def _children() -> collections.abc.Iterator[tuple[int, str]]:
             yield int(entry.parent.name), head.partition('(')[2]
 
 
+def _signal(pid: int, sign: signal.Signals) -> None:
+    """Send a signal to a process, or with a negative number to a group."""
+    try:
+        os.kill(pid, sign)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        # The lab goes on as root.
+        subprocess.run(
+            ['sudo', '-n', 'kill', f'-{sign.name}', '--', str(pid)],
+            stderr=subprocess.DEVNULL,
+        )
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            pass
-        except PermissionError:
-            # The lab goes on as root.
-            subprocess.run(
-                [
-                    'sudo',
-                    '-n',
-                    'kill',
-                    f'-{sign.name}',
-                    '--',
-                    f'-{process.pid}',
-                ],
-                stderr=subprocess.DEVNULL,
-            )
+        _signal(-process.pid, sign)
         deadline = time.monotonic() + _KILL_AFTER
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
