@@ -154,17 +154,28 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             self._isolation.report_refusal(operation, instance, e.message)
             raise as_fault(Refused(reason=e.message)) from e
 
-    def _judge(self, instance: 'objects.Instance') -> None:
-        """Refuse a start that would fail, while nothing is changed yet."""
+    def _judge(
+        self, instance: 'objects.Instance', xml: str | None = None
+    ) -> None:
+        """Refuse a start that would fail, while nothing is changed yet.
+
+        :param instance: Nova's instance
+        :param xml: of the domain that would be started, when it is not the
+            one that is defined
+        """
         if not self._isolation.active:
             return
         self._isolation.check_host(self._host.get_connection())
         try:
-            guest = self._host.get_guest(instance)
+            guest = (
+                self._isolation.guest(xml)
+                if xml
+                else self._host.get_guest(instance).starting()
+            )
         except nova_exception.InstanceNotFound:
             return
         try:
-            self._isolation.hooks.judge(guest.starting())
+            self._isolation.hooks.judge(guest)
         except exceptions.MissingImage as e:
             # a hard reboot fetches what is missing
             LOG.info('isolation: %s', e, instance=instance)
@@ -243,13 +254,15 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         **kwargs: Any,
     ) -> None:
         with self._refusals('unrescue', instance):
-            self._judge(instance)
+            # not by the rescue domain, which it is to leave behind
+            with open(_kept_domain(instance)) as f:
+                self._judge(instance, f.read())
             super().unrescue(context, instance, *args, **kwargs)
 
     def _undo_rescue(self, instance: 'objects.Instance') -> None:
         """Bring back the domain and the files from before a rescue."""
-        directory = libvirt_utils.get_instance_path(instance)
-        kept = os.path.join(directory, 'unrescue.xml')
+        kept = _kept_domain(instance)
+        directory = os.path.dirname(kept)
         try:
             with open(kept) as f:
                 self._host.write_instance_config(f.read())
@@ -429,6 +442,12 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         return super().check_can_live_migrate_source(
             context, instance, *args, **kwargs
         )
+
+
+def _kept_domain(instance: 'objects.Instance') -> str:
+    """Tell where Nova keeps the domain from before a rescue."""
+    directory = libvirt_utils.get_instance_path(instance)
+    return os.path.join(directory, 'unrescue.xml')
 
 
 def _precheck(refused: Refused) -> Exception:
