@@ -44,7 +44,8 @@ SAVE_RUNNING = 2
 SAVE_PAUSED = 4
 
 
-def _error(message, code=fakelibvirt.VIR_ERR_OPERATION_INVALID):
+def error(message, code=fakelibvirt.VIR_ERR_OPERATION_INVALID):
+    """Make an error of libvirt's."""
     return fakelibvirt.make_libvirtError(
         fakelibvirt.libvirtError,
         message,
@@ -96,7 +97,7 @@ class Domain(fakelibvirt.Domain):
 
     def createWithFlags(self, flags):
         if self.isActive():
-            raise _error('Requested operation is not valid: domain is running')
+            raise error('Requested operation is not valid: domain is running')
         xml, running = self._saved or (self._xml, True)
         self._live = self._start(xml)
         self._saved = None
@@ -109,7 +110,7 @@ class Domain(fakelibvirt.Domain):
         root = etree.fromstring(xml)
         wanted = {label.get('model') for label in root.findall('seclabel')}
         for model in wanted - self._connection.security_models - {'dac'}:
-            raise _error(
+            raise error(
                 'unsupported configuration: Unable to find security driver '
                 f'for model {model}'
             )
@@ -136,7 +137,7 @@ class Domain(fakelibvirt.Domain):
 
     def _end(self):
         if not self.isActive():
-            raise _error(
+            raise error(
                 'Requested operation is not valid: domain is not running'
             )
         self._state = fakelibvirt.VIR_DOMAIN_SHUTOFF
@@ -167,7 +168,7 @@ class Domain(fakelibvirt.Domain):
     def undefineFlags(self, flags):
         if self._saved:
             if not flags & fakelibvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE:
-                raise _error(
+                raise error(
                     'Requested operation is not valid: Refusing to undefine '
                     'while domain managed save image exists'
                 )
@@ -178,7 +179,7 @@ class Domain(fakelibvirt.Domain):
 
     def managedSave(self, flags):
         if not self.isActive():
-            raise _error(
+            raise error(
                 'Requested operation is not valid: domain is not running'
             )
         running = self._state == fakelibvirt.VIR_DOMAIN_RUNNING
@@ -195,7 +196,7 @@ class Domain(fakelibvirt.Domain):
 
     def managedSaveGetXMLDesc(self, flags):
         if not self._saved:
-            raise _error(
+            raise error(
                 'Requested operation is not valid: domain does not have '
                 'managed save image'
             )

@@ -13,9 +13,12 @@
 
 """A refusal gives the designed fault and costs no tenant anything."""
 
+from unittest import mock
+
 from lxml import etree
 
 from nova_isolation import exceptions
+from nova_isolation.tests.functional import fixtures as isolation_fixtures
 from nova_isolation.tests.functional.virt import base
 
 REASON = 'the profile of this guest is not to be had'
@@ -249,6 +252,40 @@ class RefusedResumeTest(RefusalsTestCase):
         # and it runs when it is restored, as it did when it was suspended
         self.assertTrue(self.domain(self.server['id'])._saved[1])
         self.assert_resumes()
+
+    def test_a_restore_that_libvirt_refuses_keeps_the_saved_memory(self):
+        domain = self.domain(self.server['id'])
+        with mock.patch.object(
+            domain,
+            'createWithFlags',
+            side_effect=isolation_fixtures.error('no memory'),
+        ):
+            after = self.act(self.server, resume={})
+        # that is Nova's own affair, and its state
+        self.assertEqual('ERROR', after['status'])
+        self.assertEqual('libvirtError', after['fault']['message'])
+        self.assertIs(domain, self.domain(self.server['id']))
+        self.assertEqual(self.memory, domain._saved)
+        self.assertEqual([], self.events())
+
+    def test_a_guest_that_cannot_be_saved_again_stays_paused(self):
+        self.refuse('verify')
+        domain = self.domain(self.server['id'])
+        with mock.patch.object(
+            domain,
+            'managedSave',
+            side_effect=isolation_fixtures.error('disk is full'),
+        ):
+            self.act(self.server, resume={})
+        self.assertEqual('paused', domain.state)
+        self.assert_never_ran_again(self.server)
+        [line] = [
+            line
+            for line in self.stdlog.logger.output.splitlines()
+            if 'CRITICAL' in line
+        ]
+        for word in (self.server['id'], 'disk is full', 'do not resume it'):
+            self.assertIn(word, line)
 
     def test_what_keeps_the_memory_is_not_in_the_way_of_a_deletion(self):
         self.refuse('verify')
