@@ -28,8 +28,8 @@ import importlib.util
 import os
 import sys
 
-from os_vif import plugin
 from os_vif.objects import host_info
+from os_vif import plugin
 
 _NAME = 'nova.virt.isolation'
 _FILE = os.path.join(os.path.dirname(__file__), 'virt', 'entry.py')

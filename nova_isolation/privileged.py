@@ -32,11 +32,11 @@ from oslo_log import log as logging
 from oslo_privsep import capabilities
 from oslo_privsep import priv_context
 
-from nova_isolation import exceptions
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
 from nova_isolation.conf import isolation as options
+from nova_isolation import exceptions
 
 LOG = logging.getLogger(__name__)
 CONF = cfg.CONF

@@ -19,17 +19,17 @@ whatever a less privileged process sends, only a profile of this shape comes
 out of it, named ``libvirt-<uuid>``.
 """
 
+from collections.abc import Iterable, Sequence
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
 from typing import Any
 from typing import TypeVar
 
-from nova_isolation import domain as domain_module
-from nova_isolation import exceptions
 from nova_isolation.apparmor import needs
 from nova_isolation.apparmor import rules
+from nova_isolation import domain as domain_module
+from nova_isolation import exceptions
 
 _T = TypeVar('_T')
 

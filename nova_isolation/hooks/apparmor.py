@@ -17,15 +17,15 @@ import os
 from lxml import etree
 from oslo_log import log as logging
 
-from nova_isolation import domain as domain_module
-from nova_isolation import exceptions
-from nova_isolation import images
-from nova_isolation import privileged
-from nova_isolation import processes
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
+from nova_isolation import domain as domain_module
+from nova_isolation import exceptions
 from nova_isolation.hooks import base
+from nova_isolation import images
+from nova_isolation import privileged
+from nova_isolation import processes
 
 LOG = logging.getLogger(__name__)
 

@@ -29,12 +29,12 @@ from oslo_config import cfg
 from oslo_context import context as oslo_context
 from oslo_log import log as logging
 
+from nova_isolation.conf import isolation as options
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
-from nova_isolation import images
-from nova_isolation.conf import isolation as options
 from nova_isolation.hooks import base
 from nova_isolation.hooks import manager
+from nova_isolation import images
 from nova_isolation.violations import model
 from nova_isolation.violations import spool
 
