@@ -208,6 +208,28 @@ class RenderTest(PolicyTestCase):
         at = lines.index('  "/i/_base/sha1" rk,')
         self.assertEqual('  # <disk> vda, backing file', lines[at - 1])
 
+    def test_a_reason_is_no_directive(self):
+        # the parser reads "#include" where other comments stand
+        for origin in (
+            '#include </etc/passwd>',
+            '\n#include </etc/passwd>',
+            'x #include </etc/passwd>',
+            'include </etc/passwd>',
+            '\n  /** rw,',
+            '\r  /** rw,',
+            '}',
+            'x' * 10**5,
+        ):
+            grant = policy.FileGrant('/i/disk', 'rwk', origin)
+            text = self.render(files=(grant,))
+            self.assertEqual(
+                self.render().count('\n'), text.count('\n'), origin
+            )
+            self.assertNotIn('#include', text)
+            files = self.compile(text)
+            self.assertEqual('wrk', files.access('/i/disk'))
+            self.assertEqual('', files.access('/etc/passwd'))
+
     def test_files_are_granted_as_asked(self):
         files = self.granted(files=(DISK, BASE))
         self.assertEqual('wrk', files.access('/i/disk'))
