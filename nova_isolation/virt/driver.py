@@ -25,6 +25,7 @@ import os
 import sys
 from typing import Any
 
+from nova.compute import task_states
 import nova.conf
 from nova import context as nova_context
 from nova import exception as nova_exception
@@ -380,6 +381,14 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
     ) -> None:
         self._refuse('a snapshot', instance)
         super().snapshot(context, instance, *args, **kwargs)
+
+    def power_off(
+        self, instance: 'objects.Instance', *args: Any, **kwargs: Any
+    ) -> None:
+        # Nova stops a guest before the snapshot that shelving it takes
+        if instance.task_state == task_states.SHELVING:
+            self._refuse('shelving', instance)
+        super().power_off(instance, *args, **kwargs)
 
     def volume_snapshot_create(
         self,

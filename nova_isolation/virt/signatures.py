@@ -56,6 +56,7 @@ RELIED_ON: dict[type, dict[str, tuple[str, ...]]] = {
         'get_available_resource': ('nodename',),
         'init_host': ('host',),
         'migrate_disk_and_power_off': ('context', 'instance'),
+        'power_off': ('instance',),
         'rescue': ('context', 'instance'),
         'resume': ('context', 'instance'),
         'snapshot': ('context', 'instance'),
