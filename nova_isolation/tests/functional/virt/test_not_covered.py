@@ -97,6 +97,12 @@ class NotCoveredTest(base.IsolationTestCase):
         self.before = self._guest()
         self._snapshot('SHUTOFF')
 
+    def test_shelving(self):
+        # Nova would stop the guest, and only then take the snapshot
+        self.act(self.server, shelve=None)
+        self.assert_refused('shelving')
+        self.assert_fault('isolation: shelving is not covered')
+
     def _move(self, **action):
         self.start_compute('compute2')
         self.admin_api.post_server_action(self.uuid, action)
