@@ -172,7 +172,7 @@ class MainJob:
         others = [d for d in cloud.denials() if self._target not in d]
         assert not others, '\n'.join(others)
         # QEMU opens for reading and writing, then for reading
-        return f'{len(cloud.denials())} records, all of the attack'
+        return f'records of denials: {len(cloud.denials())}, all of the attack'
 
     def _delete(self) -> str:
         uuids = list(self._guests.values())
