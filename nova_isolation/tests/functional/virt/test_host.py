@@ -73,33 +73,26 @@ class HostFaultTest(base.IsolationTestCase):
         )
         self.check_now()
         self.assert_service('disabled', 'AUTO: isolation: no parser')
-
-    def test_a_cause_too_long_for_the_database_is_cut(self):
+        # what is too long for the database is cut
         self.recording.object_at('check_host', exceptions.HostFault('x' * 999))
         self.check_now()
-        self.assertEqual(
-            'AUTO: isolation: '.ljust(255, 'x'),
-            self.service()['disabled_reason'],
-        )
+        self.assert_service('disabled', 'AUTO: isolation: '.ljust(255, 'x'))
 
     def test_what_the_operator_disabled_stays_disabled(self):
-        self.set_service(status='disabled', disabled_reason='maintenance')
-        self.lose_driver()
-        self.check_now()
-        self.assert_service('disabled', 'maintenance')
-        self.regain_driver()
-        self.check_now()
-        self.assert_service('disabled', 'maintenance')
-
-    def test_what_the_operator_disabled_after_the_fault_stays_disabled(self):
-        self.lose_driver()
-        self.check_now()
-        self.set_service(status='disabled', disabled_reason='maintenance')
-        self.check_now()
-        self.assert_service('disabled', 'maintenance')
-        self.regain_driver()
-        self.check_now()
-        self.assert_service('disabled', 'maintenance')
+        maintenance = {'status': 'disabled', 'disabled_reason': 'maintenance'}
+        # before the fault, and after it
+        for disable_first in (True, False):
+            if disable_first:
+                self.set_service(**maintenance)
+            self.lose_driver()
+            self.check_now()
+            self.set_service(**maintenance)
+            self.check_now()
+            self.assert_service('disabled', 'maintenance')
+            self.regain_driver()
+            self.check_now()
+            self.assert_service('disabled', 'maintenance')
+            self.set_service(status='enabled')
 
     def test_nova_does_not_enable_it_when_libvirtd_is_there_again(self):
         self.lose_driver()

@@ -33,11 +33,23 @@ class OperationsTest(base.IsolationTestCase):
         server = self._create_server(networks='auto')
         self.assertEqual([('define', 'absent'), *START], self.verbs(server))
         self.assert_running(server, 1)
+        # and libvirt itself is asked to confine it
+        self.assertIn(
+            '<seclabel type="dynamic" model="apparmor" relabel="yes"',
+            self.domain(server['id']).XMLDesc(0),
+        )
 
-    def test_a_hook_is_told_the_id_and_terminal_only_once_the_guest_is_there(
-        self,
-    ):
-        self._create_server(networks='none')
+    def test_a_hook_is_told_what_nova_and_libvirt_know_at_that_moment(self):
+        server = self._create_server(name='web', networks='none')
+        directory = self.directory(server['id'])
+        for guest in self.recording.guests:
+            self.assertEqual('web', guest.domain.instance.name)
+            self.assertEqual('m1.tiny', guest.domain.instance.flavor)
+            self.assertEqual((), guest.domain.uncovered)
+            self.assertEqual(directory, guest.directories.instance)
+            self.assertEqual(
+                [f'{directory}/disk'], [d.path for d in guest.domain.disks]
+            )
         before, narrowed, verified = [
             guest.domain for guest in self.recording.guests
         ]
@@ -46,25 +58,6 @@ class OperationsTest(base.IsolationTestCase):
         self.assertEqual(1, narrowed.id)
         self.assertEqual(['/dev/pts/1'], [c.path for c in narrowed.consoles])
         self.assertEqual(narrowed, verified)
-
-    def test_libvirt_is_asked_to_confine_each_guest_itself(self):
-        server = self.boot()
-        self.assertIn(
-            '<seclabel type="dynamic" model="apparmor" relabel="yes"',
-            self.domain(server['id']).XMLDesc(0),
-        )
-
-    def test_a_guest_is_what_nova_knows_of_its_instance(self):
-        server = self._create_server(name='web', networks='none')
-        guest = self.recording.guests[0]
-        self.assertEqual('web', guest.domain.instance.name)
-        self.assertEqual('m1.tiny', guest.domain.instance.flavor)
-        self.assertEqual((), guest.domain.uncovered)
-        directory = self.directory(server['id'])
-        self.assertEqual(directory, guest.directories.instance)
-        self.assertEqual(
-            [f'{directory}/disk'], [d.path for d in guest.domain.disks]
-        )
 
     def test_delete_releases_after_the_domain_is_gone(self):
         server = self.boot()
