@@ -264,8 +264,14 @@ class UntrustedTest(ImagesTestCase):
         os.mkdir(f'{self.cache}/sub')
         self.write(f'{self.cache}/sub', 'base')
         name = name.format(cache=self.cache, instance=self.instance)
-        self.overlay(name or '\0', b'raw')
-        self.assertRaises((exceptions.UntrustedImage, ValueError), self.chain)
+        self.overlay(name, b'raw')
+        self.assert_refused(self.disk)
+
+    @ddt.data('\0', 'base\0', 'base\0x', '/etc/passwd\0')
+    def test_a_name_that_ends_early(self, name):
+        self.write(self.instance, 'base')
+        self.overlay(name, b'raw')
+        self.assert_refused(repr(name), 'not a plain path')
 
     @ddt.data(
         'json:{"driver":"file","filename":"/etc/passwd"}',
