@@ -49,11 +49,12 @@ _HARMLESS_DISK = frozenset(
     'address alias backingStore blockio boot driver geometry iotune'
     ' readonly serial source target vendor product wwn'.split()
 )
+_SOURCE_ATTRIBUTES = frozenset(['file', 'index', 'startupPolicy'])
 _HARMLESS_INTERFACE = frozenset(
     'acpi address alias bandwidth boot coalesce driver link mac model mtu'
     ' target'.split()
 )
-_RANDOM_SOURCES = frozenset(['/dev/urandom', '/dev/random'])
+_RANDOM_SOURCE = '/dev/urandom'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +82,16 @@ class Disk:
     :ivar path: the absolute path of the file
     :ivar format: ``qcow2`` or ``raw``
     :ivar readonly: whether QEMU opens it without writing
+    :ivar backing: the files of the backing chain that the XML names, the
+        last one at the end; None when it names none, and libvirt will follow
+        the headers
     """
 
     target: str
     path: str
     format: str
     readonly: bool
+    backing: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,6 +325,8 @@ class _Reader:
             return []
         for child in source:
             self.uncovered.append(f'{where} with {_name(child)} of its source')
+        for name in set(source.keys()) - _SOURCE_ATTRIBUTES:
+            self.uncovered.append(f'{where} with {name!s} of its source')
         # without a driver element libvirt takes the format as raw
         image_format = _attribute(element, 'driver', 'type') or 'raw'
         if image_format not in ('qcow2', 'raw'):
@@ -328,7 +335,29 @@ class _Reader:
             self.uncovered.append(f'{where} with io_uring')
         _absolute(path, f'the source of {where}')
         readonly = device == 'cdrom' or element.find('readonly') is not None
-        return [Disk(target, path, image_format, readonly)]
+        backing = self._backing(element, where)
+        return [Disk(target, path, image_format, readonly, backing)]
+
+    def _backing(
+        self, element: etree._Element, where: str
+    ) -> tuple[str, ...] | None:
+        store = element.find('backingStore')
+        if store is None:
+            return None
+        chain: list[str] = []
+        # the last one is empty
+        while store is not None and (store.get('type') or len(store)):
+            path = _attribute(store, 'source', 'file')
+            if store.get('type') != 'file' or not path:
+                self.uncovered.append(
+                    f'{where} with a backing store of type '
+                    f'{store.get("type")!r}'
+                )
+                break
+            _absolute(path, f'a backing file of {where}')
+            chain.append(path)
+            store = store.find('backingStore')
+        return tuple(chain)
 
     def _console(self, element: etree._Element) -> list[Console]:
         kind = element.get('type', '')
@@ -370,6 +399,9 @@ class _Reader:
             self._not_covered(element, 'vnc on a socket')
         addresses = {listen.get('address') for listen in listens}
         addresses.add(element.get('listen'))
+        for child in element:
+            if child.tag != 'listen':
+                self._not_covered(element, f'vnc with {_name(child)}')
         # qemu.conf's vnc_listen, when the XML says nothing
         return sorted(a for a in addresses if a) or ['127.0.0.1']
 
@@ -389,7 +421,7 @@ class _Reader:
             model, source = backend.get('model'), (backend.text or '').strip()
             if model == 'builtin':
                 continue
-            if model == 'random' and (not source or source in _RANDOM_SOURCES):
+            if model == 'random' and source in ('', _RANDOM_SOURCE):
                 continue
             self._not_covered(element, f'with backend {model!r} {source!r}')
 

@@ -53,7 +53,7 @@ class Directories:
     """Where the files of an instance's disks may be.
 
     :ivar instance: the instance's own directory
-    :ivar cache: Nova's image cache
+    :ivar cache: Nova's image cache, of backing files only
     """
 
     instance: str
@@ -109,6 +109,20 @@ def chain(
             )
         named_by = f'the header of {real}'
         path, image_format = _resolve(backing, real)
+
+
+def place(path: str, allowed: Directories) -> str:
+    """Check that a file, which need not exist, belongs to the instance.
+
+    :param path: absolute
+    :param allowed: where its files may be
+    :returns: the real path
+    :raises UntrustedImage: when it is not in the instance's directory
+    """
+    real = _locate(path, 'the domain', allowed, own=True)
+    if os.path.islink(real):
+        raise exceptions.UntrustedImage(f'{real} is a symbolic link')
+    return real
 
 
 def _locate(
@@ -195,8 +209,20 @@ def _read_header(descriptor: int, path: str) -> tuple[str, str] | None:
 
 
 def _backing_format(descriptor: int, offset: int) -> str:
-    """Find the header extension that tells the backing file's format."""
+    """Find the header extension that tells the backing file's format.
+
+    QEMU pads extensions to 8 bytes, libvirt's own reader does not: a header
+    that reads otherwise without the padding is made to deceive one of them.
+    """
     extensions = os.pread(descriptor, _MAX_EXTENSIONS, offset)
+    padded = _formats(extensions, 8)
+    if len(padded) < 2 and padded != _formats(extensions, 1):
+        return 'ambiguous'
+    # of several QEMU takes the last; QEMU itself writes one
+    return b' and '.join(padded).decode()
+
+
+def _formats(extensions: bytes, alignment: int) -> list[bytes]:
     found = []
     at = 0
     while at + 8 <= len(extensions):
@@ -205,9 +231,8 @@ def _backing_format(descriptor: int, offset: int) -> str:
             break
         if kind == _BACKING_FORMAT:
             found.append(extensions[at + 8 : at + 8 + length][:32])
-        at += 8 + (length + 7) // 8 * 8
-    # Of several QEMU takes the last; QEMU itself writes one.
-    return b' and '.join(found).decode()
+        at += 8 + -(-length // alignment) * alignment
+    return found
 
 
 def _resolve(backing: tuple[str, str], overlay: str) -> tuple[str, str]:

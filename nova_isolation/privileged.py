@@ -71,14 +71,8 @@ def probe() -> str:
     :returns: the feature ABI that the profiles will name
     :raises HostFault: naming what is missing: the parser, the directory
     """
-    parser = _parser()
-    directory = _options().profile_directory
-    if not os.path.isdir(directory):
-        raise exceptions.HostFault(
-            f'the profile directory {directory} is missing: install '
-            "libvirt's daemon, or set [isolation] profile_directory"
-        )
-    return parser.find_abi()
+    _directory()
+    return _parser().find_abi()
 
 
 @context.entrypoint_with_timeout(TIMEOUT)
@@ -126,7 +120,7 @@ def remove_profile(uuid: str) -> bool:
     """
     name = policy_module.profile_name(uuid)
     with lockutils.lock(name):
-        path = os.path.join(_options().profile_directory, name)
+        path = os.path.join(_directory(), name)
         _check_own(path)
         held = kernel.holders(name)
         if held:
@@ -153,18 +147,38 @@ def _options() -> Any:
 
 def _parser() -> parser_module.Parser:
     path = _options().apparmor_parser
+    _check_roots(
+        path, 'AppArmor parser', 'apparmor', '[isolation] apparmor_parser'
+    )
+    return parser_module.Parser(path, _options().parser_timeout)
+
+
+def _directory() -> str:
+    path: str = _options().profile_directory
+    _check_roots(
+        path, 'profile directory', 'libvirtd', '[isolation] profile_directory'
+    )
+    return path
+
+
+def _check_roots(path: str, what: str, package: str, option: str) -> None:
+    """Check that only root decides over what we run or write to.
+
+    :raises HostFault: when it is missing, or others than root may write it
+    """
     try:
         status = os.stat(path)
     except OSError as e:
         raise exceptions.HostFault(
-            f'the AppArmor parser cannot be run: {path}: {e.strerror}: '
-            'install the package apparmor, or set [isolation] apparmor_parser'
+            f'the {what} cannot be used: {path}: {e.strerror}: install '
+            f'{package}, or set {option}'
         ) from e
-    if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_uid != os.geteuid() or status.st_mode & (
+        stat.S_IWGRP | stat.S_IWOTH
+    ):
         raise exceptions.HostFault(
-            f'the AppArmor parser {path} can be written by others than root'
+            f'the {what} {path} can be written by others than root'
         )
-    return parser_module.Parser(path, _options().parser_timeout)
 
 
 def _write(policy: policy_module.Policy, *, install: bool, load: bool) -> None:
@@ -174,7 +188,7 @@ def _write(policy: policy_module.Policy, *, install: bool, load: bool) -> None:
         abi=parser.find_abi(),
         state_directory=_options().libvirt_state_directory,
     )
-    directory = _options().profile_directory
+    directory = _directory()
     path = os.path.join(directory, policy.profile)
     # the parser and libvirt pass over names that begin with a dot
     draft = os.path.join(
@@ -234,8 +248,10 @@ def _check_own(path: str) -> None:
         head = os.read(descriptor, _HEAD)
     finally:
         os.close(descriptor)
-    mine = head.startswith(policy_module.MARK.encode() + b'\n')
-    if head and not mine and _LIBVIRT_MARK not in head:
+    lines = head.splitlines()
+    mine = lines[:1] == [policy_module.MARK.encode()]
+    template = any(line.startswith(_LIBVIRT_MARK) for line in lines[:3])
+    if head and not mine and not template:
         raise _foreign(path, 'neither nova-isolation nor libvirt wrote it')
 
 

@@ -16,6 +16,7 @@ Sources: the kernel's ``security/apparmor/apparmorfs.c`` (the policy tree below
 securityfs) and ``procattr.c`` (the labels of processes).
 """
 
+import errno
 import hashlib
 import os
 
@@ -143,7 +144,12 @@ def _label(directory: str) -> str | None:
                 return f.read().rstrip('\n\0')
         except FileNotFoundError:
             continue
-        except OSError:
-            # the thread ended between listing and reading
-            return None
+        except ProcessLookupError:
+            break
+        except OSError as e:
+            if e.errno != errno.EINVAL:
+                raise
+            # no module of this kernel labels processes
+            return ''
+    # the thread ended between listing and reading
     return None

@@ -111,6 +111,9 @@ def emulator() -> list[rules.Rule]:
         '/sys/devices/system/cpu/possible',
     ):
         found.append(_file('what the kernel offers', 'r', name))
+    found.append(
+        _file('libnuma', 'r', '/sys/devices/system/node', Glob.DIRECTORY)
+    )
     return found
 
 
@@ -167,7 +170,13 @@ def tap() -> list[rules.Rule]:
 
     :returns: the rules
     """
-    return [_file('<interface>', 'rw', '/dev/net/tun')]
+    return [
+        _file('<interface>', 'rw', '/dev/net/tun'),
+        # with vhost, on a host with KVM
+        _file(
+            '<interface>', 'r', '/sys/module/vhost/parameters/max_mem_regions'
+        ),
+    ]
 
 
 def vnc_inet() -> list[rules.Rule]:

@@ -109,7 +109,7 @@ def profile_name(uuid: str) -> str:
 
 def compute(
     domain: domain_module.Domain,
-    images: Iterable[FileGrant],
+    grants: Iterable[FileGrant],
     *,
     complain: bool,
 ) -> Policy:
@@ -117,7 +117,8 @@ def compute(
 
     :param domain: as defined, or as it runs: then the policy names its id and
         pseudo terminals, else any
-    :param images: the files of its disks, with their backing chains
+    :param grants: the files of its disks, with their backing chains, and of
+        its consoles
     :param complain: whether the profile shall only report
     :returns: the checked policy
     :raises NotCovered: when the domain has what no rule covers
@@ -128,12 +129,10 @@ def compute(
             'the guest has what nova-isolation does not cover yet: '
             + '; '.join(domain.uncovered)
         )
-    files = list(images)
+    files = list(grants)
     ptys = []
     for console in domain.consoles:
-        if console.kind == 'file' and console.path:
-            files.append(FileGrant(console.path, 'rw', '<serial type=file>'))
-        elif console.path and domain.id is not None:
+        if console.kind == 'pty' and console.path and domain.id is not None:
             found = _PTY.fullmatch(console.path)
             if not found:
                 raise exceptions.InvalidPolicy(

@@ -29,8 +29,8 @@ from nova_isolation import exceptions
 _MAX_PATH = 4095
 
 # Written as an octal number, a character means only itself to the parser's
-# lexer and to its globbing, in 3.0 and 4.1; asked of the kernel. Other ways are
-# not safe: "\\" at the end of a path escapes the closing quote, and "[?]"
+# lexer and to its globbing, in 3.0 and 4.1; asked of the kernel. Other ways
+# are not safe: "\\" at the end of a path escapes the closing quote, and "[?]"
 # matches nothing.
 _ESCAPED = {c: f'\\{ord(c):03o}' for c in '*?[]{}^,\\"@'}
 
@@ -46,6 +46,8 @@ class Glob(enum.Enum):
     ANY = '*'
     #: any characters, directories too
     TREE = '**'
+    #: at the end: the directory itself, which AppArmor names with a slash
+    DIRECTORY = '/'
     #: one to seven digits: a domain's id, a pseudo terminal, a process
     DIGITS = '{' + ','.join('[0-9]' * n for n in range(1, 8)) + '}'
 
@@ -113,7 +115,8 @@ def render_path(path: Path) -> str:
     :returns: the quoted form, in which each text matches only itself
     :raises InvalidPolicy: when a text cannot stand in a profile literally
     """
-    check_path(''.join(p if isinstance(p, str) else 'x' for p in path))
+    named = path[:-1] if path[-1:] == (Glob.DIRECTORY,) else path
+    check_path(''.join(p if isinstance(p, str) else 'x' for p in named))
     text = ''.join(
         part.value
         if isinstance(part, Glob)

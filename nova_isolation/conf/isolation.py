@@ -120,8 +120,9 @@ Where libvirt keeps the master key of each running guest
     ),
     cfg.IntOpt(
         'parser_timeout',
-        default=30,
+        default=10,
         min=1,
+        max=30,
         help="""
 Seconds that one run of the AppArmor parser may take. A profile of ours
 compiles in some milliseconds; a start whose profile takes longer than this is

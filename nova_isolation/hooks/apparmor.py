@@ -37,6 +37,12 @@ class AppArmorHook(base.Hook):
     def _complain(self) -> bool:
         return bool(self.conf.isolation.mode == 'complain')
 
+    def _path(self, uuid: str) -> str:
+        return os.path.join(
+            self.conf.isolation.profile_directory,
+            policy_module.profile_name(uuid),
+        )
+
     def check_host(self, host: base.Host) -> None:
         kernel.check_enabled()
         models = etree.fromstring(host.capabilities.encode()).findall(
@@ -103,7 +109,7 @@ class AppArmorHook(base.Hook):
         parser = parser_module.Parser(
             options.apparmor_parser, options.parser_timeout
         )
-        path = os.path.join(options.profile_directory, profile)
+        path = self._path(domain.uuid)
         if not kernel.holds(profile, parser.compile(path)):
             raise exceptions.NotConfined(
                 f'the kernel holds another policy under {profile} than '
@@ -123,10 +129,17 @@ class AppArmorHook(base.Hook):
             path,
         )
 
+    def owns(self, uuid: str) -> bool:
+        path = self._path(uuid)
+        try:
+            with open(path, encoding='utf-8', errors='replace') as f:
+                return f.readline().rstrip() == policy_module.MARK
+        except FileNotFoundError:
+            return False
+
     def release(self, uuid: str) -> None:
-        profile = policy_module.profile_name(uuid)
-        path = os.path.join(self.conf.isolation.profile_directory, profile)
-        if not os.path.lexists(path) and not kernel.is_loaded(profile):
+        loaded = kernel.is_loaded(policy_module.profile_name(uuid))
+        if not loaded and not os.path.lexists(self._path(uuid)):
             return
         if privileged.remove_profile(uuid):
             LOG.info('isolation: guest %s: profile removed', uuid)
@@ -141,9 +154,34 @@ class AppArmorHook(base.Hook):
         grants = []
         for disk in guest.domain.disks:
             layers = images.chain(disk.path, disk.format, guest.directories)
+            _check_chain(disk, layers)
             grants += _grants(disk, layers)
+        for console in guest.domain.consoles:
+            if console.kind == 'file' and console.path:
+                path = images.place(console.path, guest.directories)
+                grants.append(
+                    policy_module.FileGrant(path, 'rw', '<serial type=file>')
+                )
         return policy_module.compute(
             guest.domain, grants, complain=self._complain
+        )
+
+
+def _check_chain(
+    disk: domain_module.Disk, layers: tuple[images.Layer, ...]
+) -> None:
+    """Check that libvirt follows the chain that we have followed.
+
+    Of a guest that runs, the XML names the files that libvirt has opened.
+    """
+    if disk.backing is None:
+        return
+    named = [os.path.realpath(path) for path in disk.backing]
+    found = [layer.path for layer in layers[1:]]
+    if named != found:
+        raise exceptions.UntrustedImage(
+            f'the backing chain of disk {disk.target} is {found} by its '
+            f'headers, and {named} by the domain'
         )
 
 

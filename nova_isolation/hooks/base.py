@@ -119,6 +119,15 @@ class Hook(abc.ABC):
         :raises Refusal: when it is not proven
         """
 
+    def owns(self, uuid: str) -> bool:
+        """Tell whether this hook has made something for a guest.
+
+        :param uuid: of the domain
+        :returns: False for a guest that was started without this hook, which
+            therefore cannot be proven
+        """
+        return False
+
     def release(self, uuid: str) -> None:
         """Remove what was made for a guest that is gone.
 

@@ -103,6 +103,14 @@ class HookManager:
         """See :meth:`nova_isolation.hooks.base.Hook.verify`."""
         self._call('verify', guest)
 
+    def owns(self, uuid: str) -> bool:
+        """See :meth:`nova_isolation.hooks.base.Hook.owns`.
+
+        :param uuid: of the domain
+        :returns: whether any hook does
+        """
+        return any(hook.owns(uuid) for hook in self._hooks)
+
     def _call(
         self,
         verb: str,

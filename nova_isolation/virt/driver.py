@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import glob
 import os
+import shutil
 import sys
 from typing import Any
 
@@ -116,23 +117,23 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
 
     def _disable_service(self, fault: exceptions.HostFault) -> None:
         reason = f'isolation: {fault}'[:_REASON_LENGTH]
-        super()._set_host_enabled(False, reason)
-        # Nova keeps the reason of a service that it had disabled before
         context = nova_context.get_admin_context()
         stored = libvirt_driver.DISABLE_PREFIX + reason
         try:
             service = objects.Service.get_by_compute_host(context, CONF.host)
-            known = service.disabled_reason or ''
-            if (
-                service.disabled
-                and known != stored
-                and known.startswith(libvirt_driver.DISABLE_PREFIX)
-            ):
-                service.disabled_reason = stored
-                service.save()
         except nova_exception.ComputeHostNotFound:
             # before the first start is complete: the periodic task does it
             LOG.debug('isolation: the service is not registered yet')
+            return
+        known = service.disabled_reason or ''
+        if not service.disabled:
+            super()._set_host_enabled(False, reason)
+        elif known != stored and known.startswith(
+            libvirt_driver.DISABLE_PREFIX
+        ):
+            # Nova keeps the reason of a service that it had disabled before
+            service.disabled_reason = stored
+            service.save()
 
     # --- operations that start a guest ------------------------------------
 
@@ -162,7 +163,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
 
         :param instance: Nova's instance
         :param xml: of the domain that would be started, when it is not the
-            one that is defined
+            one that libvirt would start now
         """
         if not self._isolation.active:
             return
@@ -175,11 +176,29 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             )
         except nova_exception.InstanceNotFound:
             return
+        self._isolation.hooks.judge(guest)
+
+    def _judge_anew(self, instance: 'objects.Instance') -> None:
+        """Refuse a start that would fail although Nova makes the domain anew.
+
+        The domain that is there tells nearly all of it. But what is missing
+        Nova fetches; and what a stopped guest has and is not covered, the
+        operator may have taken out of nova.conf since.
+        """
+        if not self._isolation.active:
+            return
         try:
-            self._isolation.hooks.judge(guest)
+            guest = self._host.get_guest(instance)
+        except nova_exception.InstanceNotFound:
+            self._isolation.check_host(self._host.get_connection())
+            return
+        try:
+            self._judge(instance, guest.defined_xml())
         except exceptions.MissingImage as e:
-            # a hard reboot fetches what is missing
             LOG.info('isolation: %s', e, instance=instance)
+        except exceptions.NotCovered:
+            if guest.is_active():
+                raise
 
     def spawn(
         self,
@@ -205,6 +224,25 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             self._judge(instance)
             return super()._soft_reboot(instance)
 
+    def unpause(self, instance: 'objects.Instance') -> None:
+        with self._refusals('unpause', instance):
+            super().unpause(instance)
+
+    def rebuild(
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        evacuate: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        # Nova destroys the disks before it spawns the server anew
+        if not evacuate:
+            self._refuse(
+                'rebuild', instance, nova_exception.InstanceFaultRollback
+            )
+        super().rebuild(context, instance, *args, evacuate=evacuate, **kwargs)
+
     def _hard_reboot(
         self,
         context: Any,
@@ -214,7 +252,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
     ) -> None:
         # also power_on and the resumption after a host's start
         with self._refusals('hard reboot', instance):
-            self._judge(instance)
+            self._judge_anew(instance)
             super()._hard_reboot(context, instance, *args, **kwargs)
 
     def resume(
@@ -263,22 +301,27 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
     def _undo_rescue(self, instance: 'objects.Instance') -> None:
         """Bring back the domain and the files from before a rescue."""
         kept = _kept_domain(instance)
-        directory = os.path.dirname(kept)
         try:
             with open(kept) as f:
                 self._host.write_instance_config(f.read())
-            for path in [
-                *glob.glob(f'{glob.escape(directory)}/*.rescue'),
-                kept,
-            ]:
-                os.unlink(path)
+            os.unlink(kept)
         except Exception as e:
-            LOG.error(
-                'isolation: what the refused rescue left could not be '
-                'removed: %s',
-                e,
-                instance=instance,
-            )
+            self._not_undone(instance, e)
+        pattern = f'{glob.escape(os.path.dirname(kept))}/*.rescue'
+        for path in glob.glob(pattern):
+            try:
+                shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+            except OSError as e:
+                self._not_undone(instance, e)
+
+    def _not_undone(
+        self, instance: 'objects.Instance', error: Exception
+    ) -> None:
+        LOG.error(
+            'isolation: what the refused rescue left could not be removed: %s',
+            error,
+            instance=instance,
+        )
 
     def finish_migration(
         self,

@@ -52,24 +52,45 @@ class Guest(libvirt_guest.Guest):
             super().launch(pause=pause)
             return
         self._check_connection()
+        if self.is_active():
+            raise exceptions.Refusal(
+                'the guest runs already, and not by a start of Nova: stop it'
+            )
         restoring = self.has_saved_memory()
-        self._isolation.hooks.prepare(self.starting())
         try:
+            self._isolation.hooks.prepare(self.starting())
             super().launch(pause=True)
         except libvirt.libvirtError as e:
             self._isolation.hooks.release(self.uuid)
             self._explain(e)
             raise
+        except BaseException:
+            self._isolation.hooks.release(self.uuid)
+            raise
         try:
-            hooks = self._isolation.hooks
-            running = self._isolation.guest(self._domain.XMLDesc(0))
-            hooks.narrow(running)
-            hooks.verify(running)
+            self._prove()
+            if not pause:
+                super().resume()
         except BaseException:
             self._stop(restoring)
             raise
-        if not pause:
-            self.resume()
+
+    def resume(self) -> None:
+        """Let a paused guest run, once it is proven again.
+
+        A nova-compute that died during a start has left a paused guest that
+        nobody has looked at.
+
+        :raises IsolationError: when it is not confined; it stays paused
+        """
+        if self._isolation.active and self._isolation.hooks.owns(self.uuid):
+            self._prove()
+        super().resume()
+
+    def _prove(self) -> None:
+        running = self._isolation.guest(self._domain.XMLDesc(0))
+        self._isolation.hooks.narrow(running)
+        self._isolation.hooks.verify(running)
 
     def starting(self) -> base.Guest:
         """Describe the guest as libvirt would start it.
@@ -79,10 +100,16 @@ class Guest(libvirt_guest.Guest):
         :raises InvalidDomain: when its XML cannot be understood
         """
         if self.has_saved_memory():
-            xml = self._domain.managedSaveGetXMLDesc(0)
-        else:
-            xml = self._domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-        return self._isolation.guest(xml)
+            return self._isolation.guest(self._domain.managedSaveGetXMLDesc(0))
+        return self._isolation.guest(self.defined_xml())
+
+    def defined_xml(self) -> str:
+        """Read the domain as it is defined.
+
+        :returns: its XML, running or not
+        """
+        xml: str = self._domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        return xml
 
     def has_saved_memory(self) -> bool:
         """Tell whether the guest's memory is on disk.
@@ -94,10 +121,11 @@ class Guest(libvirt_guest.Guest):
     def delete_configuration(self, *args: Any, **kwargs: Any) -> None:
         """Undefine the domain, and remove what was made to confine it."""
         uuid = self.uuid
-        if self._isolation.keeps_memory(uuid) and self.has_saved_memory():
-            LOG.info(
-                'isolation: guest %s stays defined: its memory is saved', uuid
-            )
+        if self._isolation.keeps_memory(uuid) and (
+            # active: it could not be saved again, and is paused
+            self.has_saved_memory() or self.is_active()
+        ):
+            LOG.info('isolation: guest %s stays defined with its memory', uuid)
             return
         super().delete_configuration(*args, **kwargs)
         self._isolation.hooks.release(uuid)
@@ -158,7 +186,7 @@ class Guest(libvirt_guest.Guest):
 
     def _withdraw(self) -> None:
         """Take our traces from a guest that is to start as without us."""
-        xml = self._domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        xml = self.defined_xml()
         if '<seclabel' in xml:
             plain = self._isolation.undefine(xml)
             self._domain.connect().defineXML(plain)

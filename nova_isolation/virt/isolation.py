@@ -206,7 +206,9 @@ class Isolation:
 def _instance(instance: 'objects.Instance') -> model.Instance:
     flavor = instance.flavor
     # Nova knows the names only of who asks, and that may be an administrator.
-    asking = oslo_context.get_current() or oslo_context.RequestContext()
+    asking = oslo_context.get_current() or oslo_context.RequestContext(
+        overwrite=False
+    )
     own = asking.project_id == instance.project_id
     named = own and asking.user_id == instance.user_id
     return model.Instance(

@@ -57,10 +57,12 @@ RELIED_ON: dict[type, dict[str, tuple[str, ...]]] = {
         'init_host': ('host',),
         'migrate_disk_and_power_off': ('context', 'instance'),
         'power_off': ('instance',),
+        'rebuild': ('context', 'instance'),
         'rescue': ('context', 'instance'),
         'resume': ('context', 'instance'),
         'snapshot': ('context', 'instance'),
         'spawn': ('context', 'instance'),
+        'unpause': ('instance',),
         'swap_volume': (
             'context',
             'old_connection_info',

@@ -27,8 +27,8 @@ import time
 from typing import Any
 
 import lablib
-import oslo_messaging
 from oslo_config import cfg
+import oslo_messaging
 
 INSTANCES = '/var/lib/nova/instances'
 PROFILES = '/etc/apparmor.d/libvirt'

@@ -231,7 +231,7 @@ class FaultOfTheHostTest(base.CloudTestCase):
     def test_no_parser(self):
         parser = '/usr/sbin/apparmor_parser'
         self.broken_and_mended(
-            'the AppArmor parser cannot be run',
+            'the AppArmor parser cannot be used',
             f'mv {parser} {parser}.away',
             f'mv {parser}.away {parser}',
         )

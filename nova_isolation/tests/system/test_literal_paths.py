@@ -21,10 +21,10 @@ import re
 import tempfile
 import unittest
 
-from nova_isolation import exceptions
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
+from nova_isolation import exceptions
 
 UUID = '11111111-2222-4333-8444-555555555555'
 DIRECTORY = '/srv/paths'

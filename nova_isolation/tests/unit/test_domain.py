@@ -88,7 +88,7 @@ class SamplesTest(base.BaseTestCase):
             found,
         )
 
-    def _assert_libvirt(self, found, number, pty):
+    def _assert_libvirt(self, found, number, pty, chains=(None, None)):
         directory = f'{INSTANCES}/{UUID}'
         console = domain.Console('pty', pty, f'{directory}/console.log')
         self.assertEqual(
@@ -108,9 +108,15 @@ class SamplesTest(base.BaseTestCase):
                     image_id='656d7074-0000-4000-8000-000000000001',
                 ),
                 disks=(
-                    domain.Disk('vda', f'{directory}/disk', 'qcow2', False),
                     domain.Disk(
-                        'hda', f'{directory}/disk.config', 'raw', True
+                        'vda', f'{directory}/disk', 'qcow2', False, chains[0]
+                    ),
+                    domain.Disk(
+                        'hda',
+                        f'{directory}/disk.config',
+                        'raw',
+                        True,
+                        chains[1],
                     ),
                 ),
                 consoles=(console, console),
@@ -127,13 +133,43 @@ class SamplesTest(base.BaseTestCase):
 
     def test_what_libvirt_runs(self):
         found = domain.parse(samples.domain('libvirt-11.3-running'))
-        self._assert_libvirt(found, 1, '/dev/pts/0')
+        base = f'{INSTANCES}/_base/407f778cec1c0f3f6b62f8e45bc3da5a26fb89ce'
+        self._assert_libvirt(found, 1, '/dev/pts/0', ((base,), ()))
 
     def test_what_libvirt_saved(self):
         found = domain.parse(samples.domain('libvirt-11.3-saved'))
         self.assertEqual(UUID, found.uuid)
         self.assertEqual((), found.uncovered)
         self.assertEqual(2, len(found.disks))
+
+
+class BackingStoreTest(base.BaseTestCase):
+    """What the XML names in place of the headers."""
+
+    def _disk(self, store):
+        return domain.parse(
+            xml(
+                devices="<disk type='file'><driver type='qcow2'/>"
+                f"<source file='/i/disk'/><target dev='vda'/>{store}</disk>"
+            )
+        )
+
+    def test_a_chain_is_read_to_its_end(self):
+        found = self._disk(
+            "<backingStore type='file'><format type='qcow2'/>"
+            "<source file='/i/a'/><backingStore type='file'>"
+            "<source file='/i/b'/><backingStore/></backingStore>"
+            '</backingStore>'
+        )
+        self.assertEqual(('/i/a', '/i/b'), found.disks[0].backing)
+        self.assertEqual((), found.uncovered)
+
+    def test_another_source_is_named(self):
+        found = self._disk(
+            "<backingStore type='block'><source dev='/dev/sda'/>"
+            '</backingStore>'
+        )
+        self.assertIn('backing store', found.uncovered[0])
 
 
 @ddt.ddt
@@ -217,7 +253,7 @@ class CoveredTest(base.BaseTestCase):
 
     @ddt.data(
         "<rng model='virtio'><backend model='random'/></rng>",
-        "<rng model='virtio'><backend model='random'>/dev/random</backend>"
+        "<rng model='virtio'><backend model='random'>/dev/urandom</backend>"
         '</rng>',
         "<rng model='virtio'><backend model='builtin'/></rng>",
         "<input type='tablet'/>",

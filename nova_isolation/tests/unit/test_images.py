@@ -393,6 +393,16 @@ class UntrustedTest(ImagesTestCase):
         self.write(self.instance, 'base', header(b'/etc/passwd'))
         self.assert_refused("'raw and qcow2'")
 
+    def test_a_header_that_reads_otherwise_without_padding(self):
+        # QEMU pads an extension to 8 bytes, libvirt's own reader does not:
+        # what we would take for padding is an extension to libvirt
+        hidden = b'raw' + struct.pack('>II', _BACKING_FORMAT, 5) + b'qcow2'
+        content = bytearray(header(b'base', hidden))
+        struct.pack_into('>I', content, 116, 3)
+        self.write(self.instance, 'disk', bytes(content))
+        self.write(self.instance, 'base')
+        self.assert_refused("'ambiguous'")
+
     def test_an_extension_that_is_longer_than_all_of_them(self):
         content = bytearray(header(b'base', b'raw'))
         struct.pack_into('>I', content, 116, 2**32 - 1)

@@ -149,7 +149,7 @@ class HandleTestCase(IntakeTestCase):
 
     def test_unknown_guests_do_not_fill_the_memory(self):
         self.domains.table = self.domains.later = _table()
-        self.spool.put_event = mock.Mock()  # type: ignore[method-assign]
+        self.spool.put_event = mock.Mock()
         for number in range(intake._UNKNOWNS + 50):
             self._handle(
                 _denial(uuid=f'5f0a2f0e-90ad-4b5b-8d6e-{number:012x}')

@@ -17,6 +17,7 @@ the real parser. What the kernel and libvirtd would show is given as they show
 it; that they do is tested in the lab.
 """
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -43,6 +44,7 @@ from nova_isolation.tests.unit import samples
 
 UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 PROFILE = f'libvirt-{UUID}'
+BASE = '407f778cec1c0f3f6b62f8e45bc3da5a26fb89ce'
 INSTANCES = '/var/lib/nova/instances'
 PID = 4711
 CAPABILITIES = """
@@ -93,6 +95,8 @@ class AppArmorTestCase(base.BaseTestCase):
     def guest(self, name):
         """One of the samples, its files in the test's directory."""
         text = samples.domain(name).replace(INSTANCES, str(self.instances))
+        # the sample of the image names another one than that of the domain
+        text = text.replace(f'_base/{BASE}', f'{UUID}/base')
         return hooks_base.Guest(domain.parse(text), self.directories)
 
     @property
@@ -171,6 +175,30 @@ class PolicyTest(AppArmorTestCase):
     def test_in_complain_mode_it_complains(self):
         self.config.config(mode='complain', group='isolation')
         self.assertTrue(self.hook.policy(self.starting).complain)
+
+    def test_another_chain_in_the_domain_than_in_the_headers_is_refused(self):
+        self.disk.write_bytes(samples.image('plain'))
+        self.assertRaises(
+            exceptions.UntrustedImage, self.hook.narrow, self.running
+        )
+
+    def test_a_console_s_file_is_granted_in_the_instance_s_directory(self):
+        inside = str(self.instances / UUID / 'console.log')
+        for path, granted in ((inside, True), ('/etc/shadow', False)):
+            console = domain.Console('file', path, None)
+            guest = hooks_base.Guest(
+                dataclasses.replace(self.starting.domain, consoles=(console,)),
+                self.directories,
+            )
+            if granted:
+                found = self.hook.policy(guest).files
+                self.assertIn(
+                    (path, 'rw'), [(f.path, f.access) for f in found]
+                )
+            else:
+                self.assertRaises(
+                    exceptions.UntrustedImage, self.hook.policy, guest
+                )
 
     def test_a_chain_that_may_not_be_followed_is_refused(self):
         self.disk.write_bytes(samples.image('on-json'))
