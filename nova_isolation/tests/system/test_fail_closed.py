@@ -119,6 +119,16 @@ class FaultAtAnotherStartTest(base.CloudTestCase):
         cloud.act(uuid, 'resume', 'ACTIVE')
         self.assert_confined(uuid)
 
+    def test_a_paused_guest_that_lost_its_profile_stays_paused(self):
+        uuid = self.boot('paused')
+        cloud.act(uuid, 'pause', 'PAUSED')
+        cloud.node(
+            f'printf libvirt-{uuid} > /sys/kernel/security/apparmor/.remove'
+        )
+        lablib.call('POST', f'/servers/{uuid}/action', {'unpause': None})
+        self.assertIn("'unconfined'", cloud.failure(uuid, 'unpause'))
+        self.assertIn('paused', cloud.node(f'virsh -q domstate {uuid}'))
+
     def test_a_refused_hard_reboot_and_rescue_keep_the_disk(self):
         uuid = self.boot('fault-later')
         cloud.node('touch /run/fault-later')

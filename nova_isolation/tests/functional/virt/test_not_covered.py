@@ -103,6 +103,13 @@ class NotCoveredTest(base.IsolationTestCase):
         self.assert_refused('shelving')
         self.assert_fault('isolation: shelving is not covered')
 
+    def test_rebuild(self):
+        # Nova would destroy the disks, and only then spawn the server anew
+        image = self.admin_api.get_server(self.uuid)['image']['id']
+        self.act(self.server, rebuild={'imageRef': image})
+        self.assert_refused('rebuild')
+        self.assert_fault('isolation: rebuild is not covered')
+
     def _move(self, **action):
         self.start_compute('compute2')
         self.admin_api.post_server_action(self.uuid, action)

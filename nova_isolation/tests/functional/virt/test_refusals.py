@@ -194,6 +194,22 @@ class RefusedRestartTest(RefusalsTestCase):
         self.assertEqual('ACTIVE', after['status'])
         self.assert_data_kept(server)
 
+    def test_what_a_stopped_guest_had_is_no_reason(self):
+        # Nova makes its domain anew, of a nova.conf that may have changed
+        server = self.boot()
+        self.act(server, **{'os-stop': None})
+        self.recording.object_at('judge', exceptions.NotCovered('SPICE'))
+        after = self.act(server, **{'os-start': None})
+        self.assertEqual('ACTIVE', after['status'])
+
+    def test_what_a_running_guest_has_is_one(self):
+        server = self.boot()
+        self.recording.object_at('judge', exceptions.NotCovered('SPICE'))
+        after = self.act(server, reboot={'type': 'HARD'})
+        self.assertEqual('ACTIVE', after['status'])
+        self.assertEqual('isolation: SPICE', self.fault(server))
+        self.assertEqual(1, self.executions(server))
+
     def test_a_disk_that_a_hard_reboot_will_fetch_is_no_reason(self):
         server = self.boot()
         self.recording.object_at(
@@ -278,6 +294,8 @@ class RefusedResumeTest(RefusalsTestCase):
         ):
             self.act(self.server, resume={})
         self.assertEqual('paused', domain.state)
+        # the one copy of the memory: Nova's cleaning up leaves it defined
+        self.assertIs(domain, self.domain(self.server['id']))
         self.assert_never_ran_again(self.server)
         [line] = [
             line
