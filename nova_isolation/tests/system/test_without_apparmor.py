@@ -31,6 +31,14 @@ class KernelWithoutAppArmorTest(base.CloudTestCase):
             60,
         )
         self.assertEqual('disabled', service()['status'])
+        # Before that nova-compute does not hear the API.
+        lablib.wait_for(
+            'nova-compute listens',
+            lambda: cloud.node(
+                'grep "Join ServiceGroup" /share/log/nova-compute.log || true'
+            ),
+            60,
+        )
         lablib.call(
             'PUT', f'/os-services/{service()["id"]}', {'status': 'enabled'}
         )
