@@ -386,7 +386,7 @@ class TestMain(unittest.TestCase):
     def test_good(self):
         self.write_lab(self.GOOD)
         process = self.start()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=180)
         self.assertEqual(0, process.returncode, output)
         self.assertEqual('2 passed, 0 failed', output.splitlines()[-1])
         self.assertTrue((self.root / 'test-report.json').exists())
@@ -394,7 +394,7 @@ class TestMain(unittest.TestCase):
     def test_one_image_fails(self):
         self.write_lab(self.GOOD + '[ "$image" = one ] || exit 124')
         process = self.start()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=180)
         self.assertEqual(1, process.returncode, output)
         self.assertIn('two/fine: exit status 124', output)
         self.assertEqual('2 passed, 1 failed', output.splitlines()[-1])
@@ -402,7 +402,7 @@ class TestMain(unittest.TestCase):
     def test_the_lab_cannot_be_built(self):
         self.write_lab('echo no space left; exit 1')
         process = self.start()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=180)
         self.assertEqual(1, process.returncode, output)
         self.assertIn('no space left', output)
         self.assertEqual('0 passed, 1 failed', output.splitlines()[-1])
@@ -415,7 +415,7 @@ class TestMain(unittest.TestCase):
         while not (pid.exists() and pid.read_text().strip()):
             time.sleep(0.01)
         process.terminate()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=180)
         self.assertEqual(130, process.returncode, output)
         self.assertFalse(
             pathlib.Path('/proc', pid.read_text().strip()).exists()
