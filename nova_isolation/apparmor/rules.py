@@ -21,7 +21,7 @@ import dataclasses
 import enum
 import os
 import re
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from nova_isolation import exceptions
 
@@ -198,26 +198,27 @@ class Unix:
 
 
 @dataclasses.dataclass(frozen=True)
-class Signal:
+class _BetweenProcesses:
+    """What is allowed between this process and those with a label."""
+
+    keyword: ClassVar[str]
+
+    access: str
+    peer: str
+    origin: str
+
+    def render(self) -> str:
+        peer = _match(_LABEL, self.peer, 'label')
+        return f'{self.keyword} ({_words((self.access,))}) peer={peer},'
+
+
+class Signal(_BetweenProcesses):
     """Signals from, or to, processes with a label."""
 
-    access: str
-    peer: str
-    origin: str
-
-    def render(self) -> str:
-        peer = _match(_LABEL, self.peer, 'label')
-        return f'signal ({_words((self.access,))}) peer={peer},'
+    keyword = 'signal'
 
 
-@dataclasses.dataclass(frozen=True)
-class Ptrace:
+class Ptrace(_BetweenProcesses):
     """What processes with a label may do to this one, or this one to them."""
 
-    access: str
-    peer: str
-    origin: str
-
-    def render(self) -> str:
-        peer = _match(_LABEL, self.peer, 'label')
-        return f'ptrace ({_words((self.access,))}) peer={peer},'
+    keyword = 'ptrace'

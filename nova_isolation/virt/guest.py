@@ -51,7 +51,7 @@ class Guest(libvirt_guest.Guest):
             self._withdraw()
             super().launch(pause=pause)
             return
-        self._check_connection()
+        self._isolation.require_host(self._domain.connect())
         if self.is_active():
             raise exceptions.Refusal(
                 'the guest runs already, and not by a start of Nova: stop it'
@@ -150,9 +150,6 @@ class Guest(libvirt_guest.Guest):
             raise exceptions.NotCovered(
                 f'{operation} is not covered by nova-isolation yet'
             )
-
-    def _check_connection(self) -> None:
-        self._isolation.require_host(self._domain.connect())
 
     def _explain(self, error: libvirt.libvirtError) -> None:
         """Tell why libvirt did not start the guest, if we know better."""
