@@ -14,7 +14,7 @@
 # With --attack it does the main job: it lets the QEMU of GUEST open a disk of
 # VICTIM (uuids of two running servers of your own), which has to be denied,
 # recorded by the kernel, and reported by the agent: in FILE, or in the journal
-# of the unit nova-isolation-agent.
+# of the unit nova-isolation-agent. A disk that could be opened is closed again.
 #
 # Run it as root. Without --config-file it reads /etc/nova/nova.conf,
 # /etc/nova/nova-compute.conf and /etc/nova/nova.conf.d/. Exit status 0 only when
@@ -301,6 +301,10 @@ attack() {
         good "QEMU was denied $path"
     else
         wrong "QEMU was not denied $path: $answer"
+        virsh --quiet --connect \
+            "$(option isolation libvirt_uri qemu:///system)" \
+            qemu-monitor-command "$guest" '{"execute": "blockdev-del",
+                "arguments": {"node-name": "check-host"}}' >/dev/null 2>&1
     fi
     if found=$(one_more "$kernel" kernel_log "libvirt-$guest" "$path"); then
         good "the kernel recorded it: $found"

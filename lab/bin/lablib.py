@@ -151,6 +151,7 @@ def guest(
 
 
 T = typing.TypeVar('T')
+_AT_REST = 5  # seconds in which Nova would have begun what was asked
 
 
 def wait_for(
@@ -200,17 +201,24 @@ def settled(
     timeout: float = 120,
     token: str | None = None,
 ) -> dict[str, typing.Any]:
-    """Wait until a server has the status, or ERROR, and no task.
+    """Wait until a server has the status, or rests in another one: without a
+    task in ERROR, or for some seconds in any other.
 
     :returns: the server.
     """
+    rests: list[tuple[str, float]] = []
 
     def probe() -> dict[str, typing.Any] | None:
         found = server(identity, token)
-        at_rest = found.get('OS-EXT-STS:task_state') is None and found[
-            'status'
-        ] in (status, 'ERROR')
-        return found if at_rest else None
+        now = found['status']
+        if found.get('OS-EXT-STS:task_state') is not None or now == 'BUILD':
+            rests.clear()
+            return None
+        if now in (status, 'ERROR'):
+            return found
+        if not rests or rests[0][0] != now:
+            rests[:] = [(now, time.monotonic())]
+        return found if time.monotonic() - rests[0][1] > _AT_REST else None
 
     return wait_for(f'server {identity} {status}', probe, timeout)
 

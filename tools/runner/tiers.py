@@ -14,6 +14,7 @@
 
 import collections.abc
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -144,12 +145,12 @@ def _stestr(
             **(environ or {}),
         },
     )
-    context.line.run = run
     streams.run_subunit(context.programs, program, context.line.add)
 
 
 def unit(context: Context) -> None:
     """The pure parts, and the tools' own tests."""
+    context.line.run = 'all'
     _stestr(context, 'unit', './nova_isolation/tests/unit')
     _stestr(context, 'tools', './tools/tests')
     if (context.root / 'lab/tests/__init__.py').exists():
@@ -157,18 +158,43 @@ def unit(context: Context) -> None:
 
 
 def functional(context: Context) -> None:
-    """Nova in one process: with native threads, then under eventlet."""
+    """Nova in one process: with native threads, and under eventlet."""
     path = './nova_isolation/tests/functional'
     variable = 'OS_NOVA_DISABLE_EVENTLET_PATCHING'
-    _stestr(context, 'threads', path, environ={variable: 'true'})
-    _stestr(
-        context,
-        'eventlet',
-        path,
-        '--exclude-regex',
-        NOT_UNDER_EVENTLET,
-        environ={variable: 'false'},
-    )
+    context.line.run = 'threads and eventlet'
+    # side by side: much of both is waiting
+    with _pool(context, 2) as pool:
+        runs = [
+            pool.submit(
+                _stestr, context, 'threads', path, environ={variable: 'true'}
+            ),
+            pool.submit(
+                _stestr,
+                context,
+                'eventlet',
+                path,
+                '--exclude-regex',
+                NOT_UNDER_EVENTLET,
+                environ={variable: 'false'},
+            ),
+        ]
+        for run in runs:
+            run.result()
+
+
+@contextlib.contextmanager
+def _pool(
+    context: Context, workers: int
+) -> collections.abc.Iterator[concurrent.futures.ThreadPoolExecutor]:
+    """Threads, each of which runs a program; an error ends them all."""
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            yield pool
+        except BaseException:
+            # Before the pool waits for its threads.
+            context.programs.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def system(context: Context) -> None:
@@ -182,7 +208,7 @@ def system(context: Context) -> None:
         return
     context.line.run = f'0 of {len(runs)} runs ended'
     cores = len(os.sched_getaffinity(0))
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+    with _pool(context, cores) as pool:
         futures = [pool.submit(_system_run, context, run) for run in runs]
 
         def show_ended(_: object) -> None:
@@ -191,22 +217,16 @@ def system(context: Context) -> None:
 
         for future in futures:
             future.add_done_callback(show_ended)
-        try:
-            for run, future in zip(runs, futures, strict=True):
-                results, output = future.result()
-                context.line.show(f'-- {run.title}')
-                for result in results:
-                    context.line.add(result, show=True)
-                if any(r.status == report.FAILED for r in results):
-                    # Where its logs are; the tracebacks come at the end.
-                    for text in output.splitlines():
-                        if text.startswith('lab: '):
-                            context.line.show(text)
-        except BaseException:
-            # Before the pool waits for its threads.
-            context.programs.stop()
-            pool.shutdown(cancel_futures=True)
-            raise
+        for run, future in zip(runs, futures, strict=True):
+            results, output = future.result()
+            context.line.show(f'-- {run.title}')
+            for result in results:
+                context.line.add(result, show=True)
+            if any(r.status == report.FAILED for r in results):
+                # Where its logs are; the tracebacks come at the end.
+                for text in output.splitlines():
+                    if text.startswith('lab: '):
+                        context.line.show(text)
 
 
 def _build(context: Context, build: streams.Program) -> bool:
