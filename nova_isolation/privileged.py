@@ -21,6 +21,7 @@ path among it, is read from root's files.
 """
 
 import contextlib
+import functools
 import os
 import secrets
 import stat
@@ -32,9 +33,11 @@ from oslo_log import log as logging
 from oslo_privsep import capabilities
 from oslo_privsep import priv_context
 
+from nova_isolation.apparmor import abi
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
+from nova_isolation.apparmor import rules
 from nova_isolation.conf import isolation as options
 from nova_isolation import exceptions
 
@@ -65,14 +68,13 @@ context = priv_context.PrivContext(
 
 
 @context.entrypoint_with_timeout(TIMEOUT)
-def probe() -> str:
+def probe() -> None:
     """Check that this daemon can do its work.
 
-    :returns: the feature ABI that the profiles will name
     :raises HostFault: naming what is missing: the parser, the directory
     """
     _directory()
-    return _parser().find_abi()
+    _parser().find_dialect()
 
 
 @context.entrypoint_with_timeout(TIMEOUT)
@@ -161,6 +163,47 @@ def _directory() -> str:
     return path
 
 
+def _dialect(parser: parser_module.Parser) -> rules.Dialect:
+    status = os.stat(parser.path)
+    return _dialect_of(
+        parser, status.st_dev, status.st_ino, status.st_mtime_ns
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _dialect_of(parser: parser_module.Parser, *program: int) -> rules.Dialect:
+    """Ask the parser what it understands, once for each program."""
+    return parser.find_dialect()
+
+
+def _abi(directory: str) -> str:
+    """Give the path of the file with our feature ABI; write it if need be."""
+    path = os.path.join(directory, abi.NAME)
+    text = abi.text()
+    with lockutils.lock(abi.NAME):
+        try:
+            with open(path, encoding='utf-8', errors='replace') as f:
+                if f.read(2 * len(text)) == text:
+                    return path
+        except FileNotFoundError:
+            pass
+        draft = _draft(path)
+        try:
+            _write_synced(draft, text)
+            os.rename(draft, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft)
+        _sync_directory(directory)
+    return path
+
+
+def _draft(path: str) -> str:
+    # the parser and libvirt pass over names that begin with a dot
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f'.{name}.{secrets.token_hex(8)}')
+
+
 def _check_roots(path: str, what: str, package: str, option: str) -> None:
     """Check that only root decides over what we run or write to.
 
@@ -183,17 +226,15 @@ def _check_roots(path: str, what: str, package: str, option: str) -> None:
 
 def _write(policy: policy_module.Policy, *, install: bool, load: bool) -> None:
     parser = _parser()
+    directory = _directory()
     text = policy_module.render(
         policy,
-        abi=parser.find_abi(),
+        abi=_abi(directory),
+        dialect=_dialect(parser),
         state_directory=_options().libvirt_state_directory,
     )
-    directory = _directory()
     path = os.path.join(directory, policy.profile)
-    # the parser and libvirt pass over names that begin with a dot
-    draft = os.path.join(
-        directory, f'.{policy.profile}.{secrets.token_hex(8)}'
-    )
+    draft = _draft(path)
     with lockutils.lock(policy.profile):
         _check_own(path)
         try:

@@ -122,14 +122,12 @@ class Cache:
             elif path.name.endswith('.log'):
                 # of a build that failed: kept until somebody has read it
                 alive = path.with_suffix('').exists()
-                if not alive and path.stat().st_mtime < time.time() - DAY:
+                if not alive and _used(path) < time.time() - DAY:
                     self._remove(path, path.name.removesuffix('.log'))
             elif path.is_dir() and '-' in path.name:
                 versions[path.name.rpartition('-')[0]].append(path)
         for paths in versions.values():
-            for path in sorted(
-                paths, key=lambda p: p.stat().st_mtime, reverse=True
-            )[KEEP:]:
+            for path in sorted(paths, key=_used, reverse=True)[KEEP:]:
                 self._remove(path, path.name)
 
     def _build(self, layer: Layer, path: pathlib.Path) -> None:
@@ -176,3 +174,11 @@ class Cache:
             yield
         finally:
             os.close(lock)
+
+
+def _used(path: pathlib.Path) -> float:
+    """When a layer was last used; long ago when another process prunes it."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0

@@ -22,6 +22,21 @@ from collections.abc import Callable
 from nova_isolation.apparmor import rules
 from nova_isolation.apparmor.rules import Glob
 
+# What a socket that listens takes; all but connecting to others.
+LISTENING = (
+    'create',
+    'bind',
+    'listen',
+    'accept',
+    'getattr',
+    'setattr',
+    'getopt',
+    'setopt',
+    'shutdown',
+    'send',
+    'receive',
+)
+
 # The labels under which libvirt's daemon runs: its profile of libvirt 5.1 and
 # later (monolithic and modular daemon), the one before, and none.
 _LIBVIRT = ('libvirtd', 'virtqemud', '/usr/sbin/libvirtd')
@@ -69,17 +84,13 @@ def monitor() -> list[rules.Rule]:
     :returns: the rules
     """
     why = "libvirt's monitor"
-    own = (
-        'create bind listen accept getattr setattr getopt setopt shutdown'
-    ).split()
+    own = tuple(o for o in LISTENING if o not in ('send', 'receive'))
     return [
-        rules.Unix(tuple(own), why),
+        rules.Unix(own, why),
         *[
             rules.Unix(('send', 'receive'), why, peer)
             for peer in (*_LIBVIRT, _UNCONFINED)
         ],
-        # the same for kernels that do not tell unix sockets apart
-        rules.Network('unix', 'stream', why),
     ]
 
 
@@ -171,7 +182,7 @@ def tap() -> list[rules.Rule]:
     :returns: the rules
     """
     return [
-        _file('<interface>', 'rw', '/dev/net/tun'),
+        _file('<interface>', 'rw', '/', Glob.HANDED_OVER, 'dev/net/tun'),
         # with vhost, on a host with KVM
         _file(
             '<interface>', 'r', '/sys/module/vhost/parameters/max_mem_regions'
@@ -179,20 +190,22 @@ def tap() -> list[rules.Rule]:
     ]
 
 
-def vnc_inet() -> list[rules.Rule]:
-    """Listening for VNC on IPv4.
+def listen_inet() -> list[rules.Rule]:
+    """Listening on IPv4: for VNC, SPICE, consoles.
 
     :returns: the rules
     """
-    return [rules.Network('inet', 'stream', '<graphics type=vnc>')]
+    why = 'QEMU listens on an IPv4 address'
+    return [rules.Network('inet', 'stream', why, LISTENING)]
 
 
-def vnc_inet6() -> list[rules.Rule]:
-    """Listening for VNC on IPv6.
+def listen_inet6() -> list[rules.Rule]:
+    """Listening on IPv6: for VNC, SPICE, consoles.
 
     :returns: the rules
     """
-    return [rules.Network('inet6', 'stream', '<graphics type=vnc>')]
+    why = 'QEMU listens on an IPv6 address'
+    return [rules.Network('inet6', 'stream', why, LISTENING)]
 
 
 #: in every profile, in this order
@@ -208,6 +221,6 @@ ALWAYS: tuple[Callable[[], list[rules.Rule]], ...] = (
 OPTIONAL: dict[str, Callable[[], list[rules.Rule]]] = {
     'kvm': kvm,
     'tap': tap,
-    'vnc-inet': vnc_inet,
-    'vnc-inet6': vnc_inet6,
+    'listen-inet': listen_inet,
+    'listen-inet6': listen_inet6,
 }

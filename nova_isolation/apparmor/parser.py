@@ -17,20 +17,20 @@ the kernel holds: so the proof compares with the parser's own output, never
 with our reading of the language.
 """
 
+import dataclasses
 import os
 import subprocess
 
+from nova_isolation.apparmor import rules
 from nova_isolation import exceptions
 
-#: The feature ABIs that a profile of ours can name, the preferred one first.
-#: It decides what a profile mediates: without one, the distribution does.
-ABIS = ('3.0',)
-
-_PROBE = 'abi <abi/{abi}>,\nprofile nova-isolation-probe {{\n}}\n'
+_PROFILE = 'profile nova-isolation-probe flags=({flags}) {{\n  {rule}\n}}\n'
+_FLAGS = 'attach_disconnected'
 # Of what the parser prints, the part that an operator can read in a fault.
 _MESSAGE = 500
 
 
+@dataclasses.dataclass(frozen=True)
 class Parser:
     """One parser program.
 
@@ -38,9 +38,8 @@ class Parser:
     :param timeout: seconds that one run may take
     """
 
-    def __init__(self, path: str, timeout: int) -> None:
-        self.path = path
-        self.timeout = timeout
+    path: str
+    timeout: int
 
     def compile(self, profile: str) -> bytes:
         """Compile a profile without loading it; needs no privilege.
@@ -63,23 +62,38 @@ class Parser:
         """
         self._run(['-rTK', profile])
 
-    def find_abi(self) -> str:
-        """Find the feature ABI that this host's parser knows.
+    def find_dialect(self) -> rules.Dialect:
+        """Find out what this parser understands, by asking it.
 
-        :returns: one of :data:`ABIS`
-        :raises HostFault: when it knows none, or cannot be run
+        :returns: the dialect of its language
+        :raises HostFault: when it compiles nothing, or cannot be run
         """
-        reason = ''
-        for abi in ABIS:
-            try:
-                self._run(['-QTS'], _PROBE.format(abi=abi).encode())
-            except exceptions.ProfileRejected as e:
-                reason = e.message
-            else:
-                return abi
-        raise exceptions.HostFault(
-            f'{self.path} compiles no profile, not even an empty one: {reason}'
+        try:
+            self._probe()
+        except exceptions.ProfileRejected as e:
+            raise exceptions.HostFault(
+                f'{self.path} compiles no profile, not even an empty one: '
+                f'{e.message}'
+            ) from e
+        return rules.Dialect(
+            network_operations=self._understands(
+                rule='network (create) inet stream,'
+            ),
+            disconnected_path=self._understands(
+                flags=f'{_FLAGS}, attach_disconnected.path=/x'
+            ),
         )
+
+    def _understands(self, *, rule: str = '', flags: str = _FLAGS) -> bool:
+        try:
+            self._probe(rule=rule, flags=flags)
+        except exceptions.ProfileRejected:
+            return False
+        return True
+
+    def _probe(self, *, rule: str = '', flags: str = _FLAGS) -> None:
+        profile = _PROFILE.format(rule=rule, flags=flags)
+        self._run(['-QTS'], profile.encode())
 
     def _run(self, arguments: list[str], stdin: bytes | None = None) -> bytes:
         try:

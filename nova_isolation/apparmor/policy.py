@@ -143,7 +143,7 @@ def compute(
     if domain.taps:
         wanted.append('tap')
     families = {_family(address) for address in domain.vnc}
-    wanted += [f'vnc-{family}' for family in sorted(families)]
+    wanted += [f'listen-{family}' for family in sorted(families)]
     return check(
         Policy(
             uuid=domain.uuid,
@@ -269,22 +269,31 @@ def _sequence(value: object, what: str) -> Sequence[object]:
     return value
 
 
-def render(policy: Policy, *, abi: str, state_directory: str) -> str:
+def render(
+    policy: Policy,
+    *,
+    abi: str,
+    dialect: rules.Dialect,
+    state_directory: str,
+) -> str:
     """Write a policy as a profile: the whole policy, without includes.
 
     :param policy: a checked policy
-    :param abi: the feature ABI to name, e.g. ``3.0``
+    :param abi: path of the file with the feature ABI, see :mod:`.abi`
+    :param dialect: what the installed AppArmor understands
     :param state_directory: libvirt's, see ``[isolation]
         libvirt_state_directory``
     :returns: the text of the profile's file
     :raises InvalidPolicy: when a value may not stand in a profile
     """
     flags = ['attach_disconnected']
+    if dialect.disconnected_path:
+        flags.append(f'attach_disconnected.path={rules.DISCONNECTED}')
     if policy.complain:
         flags.append('complain')
     lines = [
         MARK,
-        f'abi <abi/{abi}>,',
+        f'abi "{rules.check_path(abi)}",',
         f'profile {policy.profile} flags=({", ".join(flags)}) {{',
     ]
     origin = None
@@ -292,7 +301,7 @@ def render(policy: Policy, *, abi: str, state_directory: str) -> str:
         if rule.origin != origin:
             origin = rule.origin
             lines.append(f'  # {_comment(origin)}')
-        lines.append(f'  {rule.render()}')
+        lines.append(f'  {rule.render(dialect)}')
     return '\n'.join([*lines, '}', ''])
 
 

@@ -19,6 +19,7 @@ a text stands only for itself, whatever it contains.
 
 import dataclasses
 import enum
+import functools
 import os
 import re
 from typing import ClassVar, Protocol
@@ -35,8 +36,14 @@ _MAX_PATH = 4095
 _ESCAPED = {c: f'\\{ord(c):03o}' for c in '*?[]{}^,\\"@'}
 
 _FILE_ACCESS = re.compile('(?=[a-z])r?w?m?k?(ix)?')
+_LETTERS = re.compile('ix|[a-z]')
 _WORD = re.compile('[a-z0-9_]+')
 _LABEL = re.compile('[A-Za-z0-9_./-]+')
+
+
+#: Where AppArmor puts what lies outside a process' mount namespace, if it has
+#: the word for it; else it would pass for what has the same name inside.
+DISCONNECTED = '/disconnected'
 
 
 class Glob(enum.Enum):
@@ -50,9 +57,25 @@ class Glob(enum.Enum):
     DIRECTORY = '/'
     #: one to seven digits: a domain's id, a pseudo terminal, a process
     DIGITS = '{' + ','.join('[0-9]' * n for n in range(1, 8)) + '}'
+    #: after the first slash: what libvirt opens outside the guest's own /dev
+    HANDED_OVER = '{,' + DISCONNECTED[1:] + '/}'
 
 
 Path = tuple[str | Glob, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """What the installed AppArmor understands beyond the least we know.
+
+    :ivar network_operations: whether a network rule may name operations, so
+        that listening is one right and connecting another
+    :ivar disconnected_path: whether what lies outside the mount namespace can
+        be given a root of its own instead of the real one
+    """
+
+    network_operations: bool = False
+    disconnected_path: bool = False
 
 
 class Rule(Protocol):
@@ -65,9 +88,10 @@ class Rule(Protocol):
     @property
     def origin(self) -> str: ...
 
-    def render(self) -> str:
+    def render(self, dialect: Dialect) -> str:
         """Give the rule in AppArmor's language, without the line's end.
 
+        :param dialect: the narrowest form is chosen that it has
         :returns: e.g. ``"/dev/null" rw,``
         """
         ...
@@ -149,10 +173,48 @@ class File:
     origin: str
     deny: bool = False
 
-    def render(self) -> str:
+    @property
+    def letters(self) -> frozenset[str]:
+        """The single rights of the access, e.g. ``{'r', 'ix'}``."""
+        return frozenset(_LETTERS.findall(self.access))
+
+    def matches(self, path: str) -> bool:
+        """Tell whether the rule is about a path.
+
+        :param path: a path as the kernel shows it
+        :returns: what AppArmor's own matching says
+        """
+        if all(isinstance(part, str) for part in self.path):
+            return path == ''.join(map(str, self.path))
+        return _pattern(self.path).fullmatch(path) is not None
+
+    def render(self, dialect: Dialect) -> str:
         access = _match(_FILE_ACCESS, self.access, 'file access')
         prefix = 'deny ' if self.deny else ''
         return f'{prefix}{render_path(self.path)} {access},'
+
+
+_MATCHES = {
+    Glob.ANY: '[^/]*',
+    Glob.TREE: '.*',
+    Glob.DIRECTORY: '/',
+    Glob.DIGITS: '[0-9]{1,7}',
+    Glob.HANDED_OVER: f'(?:{DISCONNECTED[1:]}/)?',
+}
+
+
+@functools.lru_cache(maxsize=256)
+def _pattern(path: Path) -> re.Pattern[str]:
+    expression = ''
+    for part in path:
+        if isinstance(part, str):
+            expression += re.escape(part)
+        elif part in (Glob.ANY, Glob.TREE) and expression.endswith('/'):
+            # there it does not stand for nothing
+            expression += _MATCHES[part].replace('*', '+')
+        else:
+            expression += _MATCHES[part]
+    return re.compile(expression, re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,24 +224,31 @@ class Capability:
     name: str
     origin: str
 
-    def render(self) -> str:
+    def render(self, dialect: Dialect) -> str:
         return f'capability {_match(_WORD, self.name, "capability")},'
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Sockets of a family and type, or quietly none."""
+    """Sockets of a family and type, or quietly none.
+
+    :ivar operations: those allowed, where AppArmor tells them apart; all when
+        there are none
+    """
 
     family: str
     type: str
     origin: str
+    operations: tuple[str, ...] = ()
     deny: bool = False
 
-    def render(self) -> str:
-        prefix = 'deny ' if self.deny else ''
-        return (
-            f'{prefix}network {_words((self.family,))} {_words((self.type,))},'
-        )
+    def render(self, dialect: Dialect) -> str:
+        words = ['deny'] if self.deny else []
+        words.append('network')
+        if self.operations and dialect.network_operations:
+            words.append(f'({_words(self.operations)})')
+        words += [_words((self.family,)), _words((self.type,))]
+        return ' '.join(words) + ','
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +259,7 @@ class Unix:
     origin: str
     peer: str = ''
 
-    def render(self) -> str:
+    def render(self, dialect: Dialect) -> str:
         rule = f'unix ({_words(self.access)}) type=stream'
         if self.peer:
             rule += f' peer=(label={_match(_LABEL, self.peer, "label")})'
@@ -207,7 +276,7 @@ class _BetweenProcesses:
     peer: str
     origin: str
 
-    def render(self) -> str:
+    def render(self, dialect: Dialect) -> str:
         peer = _match(_LABEL, self.peer, 'label')
         return f'{self.keyword} ({_words((self.access,))}) peer={peer},'
 

@@ -21,6 +21,7 @@ import re
 import tempfile
 import unittest
 
+from nova_isolation.apparmor import abi
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
@@ -76,7 +77,8 @@ class LiteralPathsTest(unittest.TestCase):
         parser = parser_module.Parser('/usr/sbin/apparmor_parser', 60)
         text = policy_module.render(
             policy,
-            abi=parser.find_abi(),
+            abi=os.path.join(os.path.dirname(abi.__file__), 'abi-1'),
+            dialect=parser.find_dialect(),
             state_directory='/var/lib/libvirt/qemu',
         )
         with tempfile.NamedTemporaryFile('w') as f:

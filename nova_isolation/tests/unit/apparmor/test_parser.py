@@ -18,6 +18,7 @@ import fixtures
 from oslotest import base
 
 from nova_isolation.apparmor import parser
+from nova_isolation.apparmor import rules
 from nova_isolation import exceptions
 
 REAL = '/usr/sbin/apparmor_parser'
@@ -47,8 +48,38 @@ class ParserTest(base.BaseTestCase):
         again = parser.Parser(REAL, 30).compile(self.profile)
         self.assertEqual(compiled, again)
 
-    def test_it_knows_an_abi(self):
-        self.assertEqual('3.0', parser.Parser(REAL, 30).find_abi())
+    def test_what_it_understands_is_found_by_asking(self):
+        found = parser.Parser(REAL, 30).find_dialect()
+        for known, line in (
+            (
+                found.network_operations,
+                'profile p { network (bind, listen) inet stream, }',
+            ),
+            (
+                found.disconnected_path,
+                'profile p flags=(attach_disconnected.path=/y) { }',
+            ),
+        ):
+            self._write('profile', f'{line}\n')
+            compiles = True
+            try:
+                parser.Parser(REAL, 30).compile(self.profile)
+            except exceptions.ProfileRejected:
+                compiles = False
+            self.assertEqual(compiles, known, line)
+
+    def test_of_a_parser_that_takes_all_the_most_is_believed(self):
+        self.assertEqual(
+            rules.Dialect(network_operations=True, disconnected_path=True),
+            self._program('exit 0').find_dialect(),
+        )
+
+    def test_a_word_that_is_refused_is_not_used(self):
+        script = 'read -r line; case $line in *path*) exit 1; esac'
+        self.assertEqual(
+            rules.Dialect(network_operations=True),
+            self._program(script).find_dialect(),
+        )
 
     def test_a_profile_that_does_not_compile_is_the_guest_s_fault(self):
         self._write('profile', 'profile p {\n  /x rubbish,\n}\n')
@@ -71,10 +102,10 @@ class ParserTest(base.BaseTestCase):
         self.assertIn('No such file', error.message)
         self.assertIn('apparmor_parser', error.message)
 
-    def test_a_parser_that_knows_no_abi_is_the_host_s_fault(self):
+    def test_a_parser_that_compiles_nothing_is_the_host_s_fault(self):
         error = self.assertRaises(
             exceptions.HostFault,
-            self._program('echo broken >&2; exit 3').find_abi,
+            self._program('echo broken >&2; exit 3').find_dialect,
         )
         self.assertIn('ended with 3: broken', error.message)
 

@@ -22,9 +22,11 @@ import hypothesis
 from hypothesis import strategies
 from oslotest import base
 
+from nova_isolation.apparmor import abi
 from nova_isolation.apparmor import needs
 from nova_isolation.apparmor import parser
 from nova_isolation.apparmor import policy
+from nova_isolation.apparmor import rules
 from nova_isolation import domain
 from nova_isolation import exceptions
 from nova_isolation.tests.unit.apparmor import compiled
@@ -35,6 +37,9 @@ STATE = '/var/lib/libvirt/qemu'
 DISK = policy.FileGrant('/i/disk', 'rwk', '<disk> vda')
 BASE = policy.FileGrant('/i/_base/sha1', 'rk', '<disk> vda, backing file')
 PARSER = parser.Parser('/usr/sbin/apparmor_parser', 30)
+#: what the parser of this machine understands
+DIALECT = PARSER.find_dialect()
+ABI = os.path.join(os.path.dirname(abi.__file__), 'abi-1')
 
 POLICY = policy.Policy(
     uuid=UUID,
@@ -51,7 +56,7 @@ POLICY = policy.Policy(
 RULE = re.compile(
     r'  (deny )?("(/|[^"\\\n]|\\[0-7]{3})+" r?w?m?k?(ix)?'
     r'|capability [a-z_]+'
-    r'|network [a-z0-9]+ [a-z]+'
+    r'|network (\([a-z, ]+\) )?[a-z0-9]+ [a-z]+'
     r'|unix \([a-z, ]+\) type=stream( peer=\(label=[a-z/]+\))?'
     r'|(signal|ptrace) \([a-z]+\) peer=[a-z/]+),'
 )
@@ -61,7 +66,8 @@ class PolicyTestCase(base.BaseTestCase):
     def render(self, **fields):
         return policy.render(
             policy.check(dataclasses.replace(POLICY, **fields)),
-            abi='3.0',
+            abi=ABI,
+            dialect=DIALECT,
             state_directory=STATE,
         )
 
@@ -89,7 +95,7 @@ class ComputeTest(PolicyTestCase):
                 name='instance-00000001',
                 id=None,
                 emulator='/usr/bin/qemu-system-x86_64',
-                needs=('tap', 'vnc-inet'),
+                needs=('tap', 'listen-inet'),
                 files=(BASE, DISK),
                 consoles=True,
                 ptys=(),
@@ -111,7 +117,7 @@ class ComputeTest(PolicyTestCase):
         self.assertEqual(('tap',), wanted(taps=True, vnc=()))
         self.assertEqual((), wanted(taps=False, vnc=()))
         self.assertEqual(
-            ('vnc-inet', 'vnc-inet6'),
+            ('listen-inet', 'listen-inet6'),
             wanted(taps=False, vnc=('127.0.0.1', '::1', '10.0.0.1')),
         )
 
@@ -179,13 +185,11 @@ class ComputeTest(PolicyTestCase):
 class RenderTest(PolicyTestCase):
     def test_the_profile_is_libvirt_s_name_and_the_whole_policy(self):
         lines = self.render().splitlines()
-        self.assertEqual(
-            [
-                policy.MARK,
-                'abi <abi/3.0>,',
-                f'profile libvirt-{UUID} flags=(attach_disconnected) {{',
-            ],
-            lines[:3],
+        self.assertEqual([policy.MARK, f'abi "{ABI}",'], lines[:2])
+        self.assertRegex(
+            lines[2],
+            f'profile libvirt-{UUID} flags='
+            r'\(attach_disconnected(, [a-z_.=/]+)?\) {',
         )
         self.assertEqual('}', lines[-1])
         for line in lines[3:-1]:
@@ -195,10 +199,33 @@ class RenderTest(PolicyTestCase):
 
     def test_complain_is_a_flag_and_nothing_else(self):
         self.assertEqual(
-            self.render().replace(
-                '(attach_disconnected)', '(attach_disconnected, complain)'
-            ),
+            self.render().replace(') {', ', complain) {', 1),
             self.render(complain=True),
+        )
+
+    def test_the_narrowest_form_that_the_parser_has(self):
+        def lines(**known):
+            text = policy.render(
+                dataclasses.replace(POLICY, needs=('listen-inet',)),
+                abi=ABI,
+                dialect=rules.Dialect(**known),
+                state_directory=STATE,
+            )
+            return text.splitlines()
+
+        self.assertIn('  network inet stream,', lines())
+        self.assertIn('flags=(attach_disconnected) {', lines()[2])
+        (rule,) = [
+            line
+            for line in lines(network_operations=True)
+            if line.endswith(' inet stream,')
+        ]
+        self.assertIn('listen', rule)
+        self.assertNotIn('connect,', rule)
+        self.assertIn(
+            'flags=(attach_disconnected, '
+            'attach_disconnected.path=/disconnected) {',
+            lines(disconnected_path=True)[2],
         )
 
     def test_every_rule_has_its_reason(self):
@@ -314,8 +341,8 @@ class RenderTest(PolicyTestCase):
             self.assertEqual('wr', self.granted(needs=(need,)).access(path))
             self.assertEqual('', self.granted().access(path))
         for need, line in (
-            ('vnc-inet', '  network inet stream,'),
-            ('vnc-inet6', '  network inet6 stream,'),
+            ('listen-inet', '  network inet stream,'),
+            ('listen-inet6', '  network inet6 stream,'),
         ):
             self.assertIn(line, self.render(needs=(need,)).splitlines())
             self.assertNotIn(line, self.render().splitlines())
@@ -351,7 +378,9 @@ class HostileTest(PolicyTestCase):
             checked = policy.from_wire(data)
         except exceptions.InvalidPolicy:
             return
-        text = policy.render(checked, abi='3.0', state_directory=STATE)
+        text = policy.render(
+            checked, abi=ABI, dialect=DIALECT, state_directory=STATE
+        )
         plain = self.render(files=(DISK, DISK)).split('\n')
         lines = text.split('\n')
         self.assertEqual(len(plain) + 1, len(lines))

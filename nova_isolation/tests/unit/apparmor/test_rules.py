@@ -26,6 +26,7 @@ from nova_isolation import exceptions
 from nova_isolation.tests.unit.apparmor import compiled
 
 PARSER = parser.Parser('/usr/sbin/apparmor_parser', 30)
+PLAIN = rules.Dialect()
 #: what means something to AppArmor, or to whoever reads a profile
 SPECIAL = '*?[]{}^,\\"@#$!|+().-: \'`<>=~%&;'
 
@@ -78,7 +79,7 @@ class CompiledTest(RulesTestCase):
 @ddt.ddt
 class PathTest(RulesTestCase):
     def _granted(self, path):
-        line = rules.File((path,), 'rw', 'test').render()
+        line = rules.File((path,), 'rw', 'test').render(PLAIN)
         self.assertNotIn('\n', line)
         # with neighbours, which an unbalanced quote would swallow
         return self.compile('"/before" r,', line, '"/after" r,')
@@ -142,6 +143,7 @@ class PathTest(RulesTestCase):
             self.assertRaises(
                 exceptions.InvalidPolicy,
                 rules.File((path,), 'rw', 'test').render,
+                PLAIN,
             )
             return
         # what a pattern of these letters could match
@@ -182,24 +184,54 @@ class PathTest(RulesTestCase):
         self.assertIn(repr(path[:80])[:-1], error.message)
         self.assertNotIn('\n', error.message)
 
-    def test_digits_are_one_to_seven_of_them(self):
-        line = rules.File(('/d-', rules.Glob.DIGITS, '-*'), 'r', '').render()
-        files = self.compile(line)
-        for digits in ('0', '42', '1234567'):
-            self.assertEqual('r', files.access(f'/d-{digits}-*'))
-        for digits in ('', '12345678', 'x', '1x', '1/2', '-1'):
-            self.assertEqual('', files.access(f'/d-{digits}-*'), digits)
-        self.assertEqual('', files.access('/d-1-x'))
+    def _compiled_and_read(self, *path):
+        """A rule as the parser compiles it, and as we read it."""
+        rule = rules.File(path, 'r', '')
+        files = self.compile(rule.render(PLAIN))
 
-    def test_a_glob_is_within_a_component_and_a_tree_below(self):
-        line = rules.File(('/d/', rules.Glob.ANY), 'r', '').render()
-        files = self.compile(line)
-        self.assertEqual('r', files.access('/d/x'))
-        self.assertEqual('', files.access('/d/x/y'))
-        line = rules.File(('/d/', rules.Glob.TREE), 'r', '').render()
-        files = self.compile(line)
-        self.assertEqual('r', files.access('/d/x/y'))
-        self.assertEqual('', files.access('/dx'))
+        def check(granted, *others):
+            for name in (granted, *others):
+                expected = 'r' if name == granted else ''
+                self.assertEqual(expected, files.access(name), name)
+                self.assertEqual(bool(expected), rule.matches(name), name)
+
+        return check
+
+    def test_digits_are_one_to_seven_of_them(self):
+        check = self._compiled_and_read('/d-', rules.Glob.DIGITS, '-*')
+        wrong = [
+            f'/d-{digits}-*'
+            for digits in ('', '12345678', 'x', '1x', '1/2', '-1')
+        ]
+        for digits in ('0', '42', '1234567'):
+            check(f'/d-{digits}-*', '/d-1-x', *wrong)
+
+    def test_a_glob_is_within_a_component(self):
+        check = self._compiled_and_read('/d/', rules.Glob.ANY)
+        check('/d/x', '/d/x/y', '/d/', '/d', '/dx')
+        check = self._compiled_and_read('/d/a', rules.Glob.ANY)
+        check('/d/a', '/d/a/', '/d/b')
+        check('/d/ax')
+
+    def test_a_tree_is_all_below(self):
+        check = self._compiled_and_read('/d/', rules.Glob.TREE)
+        check('/d/x', '/dx', '/d/', '/d')
+        check('/d/x/y')
+
+    def test_a_directory_ends_in_a_slash(self):
+        check = self._compiled_and_read('/d/e', rules.Glob.DIRECTORY)
+        check('/d/e/', '/d/e', '/d/e/f')
+
+    def test_what_is_handed_over_is_here_or_outside(self):
+        check = self._compiled_and_read(
+            '/', rules.Glob.HANDED_OVER, 'dev/net/tun'
+        )
+        check('/dev/net/tun', '/disconnecteddev/net/tun', '/x/dev/net/tun')
+        check('/disconnected/dev/net/tun')
+
+    def test_a_text_is_read_literally(self):
+        check = self._compiled_and_read('/i/a*[b].')
+        check('/i/a*[b].', '/i/axb.', '/i/a*[b]x')
 
 
 @ddt.ddt
@@ -210,6 +242,11 @@ class RenderTest(RulesTestCase):
         (rules.File(('/x',), 'w', '', deny=True), 'deny "/x" w,'),
         (rules.Capability('setuid', ''), 'capability setuid,'),
         (rules.Network('inet', 'stream', ''), 'network inet stream,'),
+        (
+            # this dialect does not tell them apart
+            rules.Network('inet', 'stream', '', ('listen',)),
+            'network inet stream,',
+        ),
         (
             rules.Network('netlink', 'raw', '', deny=True),
             'deny network netlink raw,',
@@ -230,7 +267,7 @@ class RenderTest(RulesTestCase):
     )
     @ddt.unpack
     def test_a_rule_is_one_line_that_compiles(self, rule, line):
-        self.assertEqual(line, rule.render())
+        self.assertEqual(line, rule.render(PLAIN))
         self.compile('/some r,', line)
 
     @ddt.data(
@@ -245,6 +282,7 @@ class RenderTest(RulesTestCase):
         rules.Capability('', ''),
         rules.Network('inet', 'stream,\n/** rw', ''),
         rules.Network('', 'stream', ''),
+        rules.Network('inet', 'stream', '', ('listen) inet,',)),
         rules.Unix(('create)',), ''),
         rules.Unix(('create',), '', 'x),\n/** rw'),
         rules.Unix(('create',), '', '**'),
@@ -255,4 +293,12 @@ class RenderTest(RulesTestCase):
         rules.Ptrace('readby', 'a b', ''),
     )
     def test_a_value_that_is_no_keyword(self, rule):
-        self.assertRaises(exceptions.InvalidPolicy, rule.render)
+        rich = rules.Dialect(network_operations=True)
+        self.assertRaises(exceptions.InvalidPolicy, rule.render, rich)
+
+    def test_operations_where_they_are_told_apart(self):
+        rich = rules.Dialect(network_operations=True)
+        rule = rules.Network('inet', 'stream', '', ('bind', 'listen'))
+        self.assertEqual(
+            'network (bind, listen) inet stream,', rule.render(rich)
+        )

@@ -29,6 +29,7 @@ from oslo_config import cfg
 from oslo_config import fixture as config_fixture
 from oslotest import base
 
+from nova_isolation.apparmor import abi
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser
 from nova_isolation.conf import isolation as options
@@ -98,6 +99,10 @@ class AppArmorTestCase(base.BaseTestCase):
         # the sample of the image names another one than that of the domain
         text = text.replace(f'_base/{BASE}', f'{UUID}/base')
         return hooks_base.Guest(domain.parse(text), self.directories)
+
+    def written(self):
+        """What stands in the directory of profiles, of guests."""
+        return [p for p in self.profiles.iterdir() if p.name != abi.NAME]
 
     @property
     def starting(self):
@@ -204,13 +209,13 @@ class PolicyTest(AppArmorTestCase):
         self.disk.write_bytes(samples.image('on-json'))
         for verb in (self.hook.judge, self.hook.prepare, self.hook.narrow):
             self.assertRaises(exceptions.UntrustedImage, verb, self.starting)
-        self.assertEqual([], list(self.profiles.iterdir()))
+        self.assertEqual([], self.written())
 
 
 class StartTest(AppArmorTestCase):
     def test_a_judgement_changes_nothing(self):
         self.hook.judge(self.starting)
-        self.assertEqual([], list(self.profiles.iterdir()))
+        self.assertEqual([], self.written())
         self.path.write_text('# mine\n')
         self.assertRaises(
             exceptions.ForeignProfile, self.hook.judge, self.starting
@@ -218,7 +223,7 @@ class StartTest(AppArmorTestCase):
 
     def test_before_the_start_the_profile_stands_there(self):
         self.hook.prepare(self.starting)
-        self.assertEqual([self.path], list(self.profiles.iterdir()))
+        self.assertEqual([self.path], self.written())
         self.assertEqual('wrk', self.access(self.disk))
         self.assertEqual('rk', self.access(self.disk.parent / 'base'))
         self.assertEqual('rk', self.access(self.disk.parent / 'disk.config'))
@@ -329,7 +334,7 @@ class ReleaseTest(AppArmorTestCase):
     def test_what_was_made_is_removed(self):
         self.hook.prepare(self.starting)
         self.hook.release(UUID)
-        self.assertEqual([], list(self.profiles.iterdir()))
+        self.assertEqual([], self.written())
 
     def test_nothing_made_needs_no_privilege(self):
         with mock.patch.object(privileged, 'remove_profile') as remove:
