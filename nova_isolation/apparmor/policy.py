@@ -40,6 +40,8 @@ _ACCESS = frozenset(['r', 'rk', 'rw', 'rwk'])
 _EMULATOR = re.compile('/usr/(local/)?(bin|libexec)/[a-z0-9][a-z0-9_.-]*')
 _PTY = re.compile('/dev/pts/([0-9]{1,7})')
 _MAX_FILES = 4096
+# Slashes in the path of a directory of which all may be granted.
+_MIN_TREE = 2
 _MAX_ID = 10**7 - 1
 
 
@@ -50,11 +52,13 @@ class FileGrant:
     :ivar path: as the kernel sees it: absolute, without symbolic links
     :ivar access: ``r``, ``rk``, ``rw`` or ``rwk``
     :ivar origin: what of the domain's XML asks for it
+    :ivar tree: whether it is a directory, and all below it is granted
     """
 
     path: str
     access: str
     origin: str
+    tree: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +133,6 @@ def compute(
             'the guest has what nova-isolation does not cover yet: '
             + '; '.join(domain.uncovered)
         )
-    files = list(grants)
     ptys = []
     for console in domain.consoles:
         if console.kind == 'pty' and console.path and domain.id is not None:
@@ -151,11 +154,31 @@ def compute(
             id=domain.id,
             emulator=domain.emulator,
             needs=tuple(wanted),
-            files=tuple(sorted(set(files), key=lambda f: (f.path, f.access))),
+            files=merge(grants),
             consoles=any(c.kind == 'pty' for c in domain.consoles),
             ptys=tuple(sorted(set(ptys))),
             complain=complain,
         )
+    )
+
+
+def merge(grants: Iterable[FileGrant]) -> tuple[FileGrant, ...]:
+    """Make one grant of those for the same file.
+
+    :param grants: in any order
+    :returns: sorted by path; each with all rights and all origins
+    """
+    found: dict[tuple[str, bool], list[FileGrant]] = {}
+    for grant in grants:
+        found.setdefault((grant.path, grant.tree), []).append(grant)
+    return tuple(
+        FileGrant(
+            path,
+            ''.join(c for c in 'rwk' if any(c in g.access for g in same)),
+            '; '.join(sorted({grant.origin for grant in same})),
+            tree,
+        )
+        for (path, tree), same in sorted(found.items())
     )
 
 
@@ -199,6 +222,10 @@ def check(policy: Policy) -> Policy:
         )
     for grant in policy.files:
         rules.check_path(grant.path)
+        if grant.tree and grant.path.count('/') < _MIN_TREE:
+            raise exceptions.InvalidPolicy(
+                f'{grant.path!r} is too high a directory to grant all of it'
+            )
         if grant.access not in _ACCESS:
             raise exceptions.InvalidPolicy(
                 f'not an access to a file: {grant.access!r}'
@@ -225,10 +252,17 @@ def from_wire(data: object) -> Policy:
     grants = []
     for item in _sequence(fields['files'], 'files'):
         grant = _typed(item, dict, 'file')
-        if set(grant) != {'path', 'access', 'origin'}:
-            raise exceptions.InvalidPolicy(f'not a file of a policy: {grant}')
+        if set(grant) != {'path', 'access', 'origin', 'tree'}:
+            raise exceptions.InvalidPolicy(
+                f'not a file of a policy: {str(grant)[:80]}'
+            )
         grants.append(
-            FileGrant(**{k: _typed(v, str, k) for k, v in grant.items()})
+            FileGrant(
+                path=_typed(grant['path'], str, 'path'),
+                access=_typed(grant['access'], str, 'access'),
+                origin=_typed(grant['origin'], str, 'origin'),
+                tree=_typed(grant['tree'], bool, 'tree'),
+            )
         )
     number = fields['id']
     return check(
@@ -322,7 +356,10 @@ def all_rules(policy: Policy, state_directory: str) -> list[rules.Rule]:
     if policy.consoles:
         found += _consoles(policy)
     for grant in policy.files:
-        found.append(rules.File((grant.path,), grant.access, grant.origin))
+        path: rules.Path = (grant.path,)
+        if grant.tree:
+            path = (f'{grant.path}/', rules.Glob.TREE)
+        found.append(rules.File(path, grant.access, grant.origin))
     return found
 
 

@@ -62,6 +62,10 @@ RULE = re.compile(
 )
 
 
+def _file(**changes):
+    return {'path': '/x', 'access': 'r', 'origin': '', 'tree': False} | changes
+
+
 class PolicyTestCase(base.BaseTestCase):
     def render(self, **fields):
         return policy.render(
@@ -81,6 +85,7 @@ class PolicyTestCase(base.BaseTestCase):
         return self.compile(self.render(**fields))
 
 
+@ddt.ddt
 class ComputeTest(PolicyTestCase):
     def _compute(self, name, *grants, complain=False, **changes):
         parsed = dataclasses.replace(
@@ -108,6 +113,38 @@ class ComputeTest(PolicyTestCase):
         found = self._compute('libvirt-11.3-running', DISK, complain=True)
         self.assertEqual((1, (0,)), (found.id, found.ptys))
         self.assertTrue(found.complain)
+
+    def test_what_two_elements_ask_for_is_one_grant(self):
+        found = policy.merge(
+            [
+                policy.FileGrant('/i/b', 'rk', '<disk> vdb'),
+                policy.FileGrant('/i/a', 'rwk', '<disk> vda'),
+                policy.FileGrant('/i/b', 'rw', '<disk> vda'),
+                policy.FileGrant('/i/b', 'r', '<disk> vda', tree=True),
+            ]
+        )
+        self.assertEqual(
+            (
+                policy.FileGrant('/i/a', 'rwk', '<disk> vda'),
+                policy.FileGrant('/i/b', 'rwk', '<disk> vda; <disk> vdb'),
+                policy.FileGrant('/i/b', 'r', '<disk> vda', tree=True),
+            ),
+            found,
+        )
+
+    def test_a_tree_is_all_below_and_not_the_directory(self):
+        grant = policy.FileGrant('/i/pages', 'rw', '<hugepages>', tree=True)
+        files = self.granted(files=(grant,))
+        self.assertEqual('wr', files.access('/i/pages/a/b'))
+        for other in ('/i/pages', '/i/pages/', '/i/pagesx', '/i/x'):
+            self.assertEqual('', files.access(other), other)
+
+    @ddt.data('/', '/usr', '/var')
+    def test_a_tree_so_high_is_refused(self, path):
+        grant = policy.FileGrant(path, 'r', '<filesystem>', tree=True)
+        self.assertRaises(
+            exceptions.InvalidPolicy, self.render, files=(grant,)
+        )
 
     def test_each_need_has_its_reason(self):
         def wanted(**changes):
@@ -495,17 +532,20 @@ class FromWireTest(PolicyTestCase):
         ('files', '/x'),
         ('files', ['/x']),
         ('files', [['/x', 'r', '']]),
-        ('files', [{'path': '/x', 'access': 'r'}]),
-        ('files', [{'path': '/x', 'access': 'r', 'origin': '', 'deny': 1}]),
-        ('files', [{'path': b'/x', 'access': 'r', 'origin': ''}]),
-        ('files', [{'path': 'x', 'access': 'r', 'origin': ''}]),
-        ('files', [{'path': '/x\n', 'access': 'r', 'origin': ''}]),
-        ('files', [{'path': '/x', 'access': 'rix', 'origin': ''}]),
-        ('files', [{'path': '/x', 'access': 'm', 'origin': ''}]),
-        ('files', [{'path': '/x', 'access': '', 'origin': ''}]),
-        ('files', [{'path': '/x', 'access': 'r,\n/** rw', 'origin': ''}]),
-        ('files', [{'path': '/x', 'access': 'r', 'origin': None}]),
-        ('files', [{'path': '/x', 'access': 'r', 'origin': ''}] * 4097),
+        ('files', [_file()]),
+        ('files', [_file(deny=1)]),
+        ('files', [_file(path=b'/x')]),
+        ('files', [_file(path='x')]),
+        ('files', [_file(path='/x\n')]),
+        ('files', [_file(access='rix')]),
+        ('files', [_file(access='m')]),
+        ('files', [_file(access='')]),
+        ('files', [_file(access='r,\n/** rw')]),
+        ('files', [_file(origin=None)]),
+        ('files', [_file()] * 4097),
+        ('files', [_file(tree=1)]),
+        ('files', [_file(tree=True)]),
+        ('files', [{'path': '/x', 'access': 'r', 'origin': ''}]),
         ('consoles', 1),
         ('consoles', None),
         ('ptys', [-1]),
@@ -524,7 +564,7 @@ class FromWireTest(PolicyTestCase):
 
     def test_an_error_does_not_repeat_a_huge_value(self):
         self.data['files'] = [
-            {'path': '/' + 'x' * 10**6, 'access': 'r', 'origin': ''}
+            _file(path='/' + 'x' * 10**6)
         ]
         error = self.assertRaises(
             exceptions.InvalidPolicy, policy.from_wire, self.data
