@@ -532,7 +532,7 @@ class FromWireTest(PolicyTestCase):
         ('files', '/x'),
         ('files', ['/x']),
         ('files', [['/x', 'r', '']]),
-        ('files', [_file()]),
+        ('files', [{}]),
         ('files', [_file(deny=1)]),
         ('files', [_file(path=b'/x')]),
         ('files', [_file(path='x')]),
@@ -563,9 +563,7 @@ class FromWireTest(PolicyTestCase):
         self._assert_refused()
 
     def test_an_error_does_not_repeat_a_huge_value(self):
-        self.data['files'] = [
-            _file(path='/' + 'x' * 10**6)
-        ]
+        self.data['files'] = [_file(path='/' + 'x' * 10**6)]
         error = self.assertRaises(
             exceptions.InvalidPolicy, policy.from_wire, self.data
         )
