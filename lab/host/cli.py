@@ -58,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
         'image',
         nargs='*',
         metavar='IMAGE',
-        help=f'{" or ".join(images.NAMES)} (default: all)',
+        help=f'of {", ".join(images.NAMES)}; default: '
+        f'{" and ".join(images.STABLE)}',
     )
     go = verbs.add_parser('run', help='run a command in the lab')
     go.add_argument(
@@ -201,7 +202,7 @@ def main() -> int:
     try:
         as_root(sys.argv[1:])
         if arguments.verb == 'build':
-            build(arguments.image or list(images.NAMES))
+            build(arguments.image or list(images.STABLE))
             return 0
         return run.run(arguments)
     except LabError as e:

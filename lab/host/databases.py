@@ -24,6 +24,7 @@ from host import progress
 
 NAME = 'databases'
 UPPER = 'upper'
+LIMIT = 180  # seconds
 USED = (
     *(
         f'controller/{name}'
@@ -63,11 +64,11 @@ def layer(image: str, tree: cache.Layer, root: pathlib.Path) -> cache.Layer:
         with progress.Steps(image, logs).step('databases') as step:
             command = contain.in_tree(
                 root / tree.directory,
-                ['timeout', '180', '/src/lab/controller/bake'],
+                ['/src/lab/controller/bake'],
                 network=False,
                 overlay=(upper, work / 'work'),
             )
-            step.run(command, env=contain.clean_environment())
+            step.run(command, env=contain.clean_environment(), limit=LIMIT)
         for directory in ('run', 'tmp'):
             shutil.rmtree(upper / directory, ignore_errors=True)
 

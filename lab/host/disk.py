@@ -106,13 +106,13 @@ def _first_boot(
         directory=shared,
         cpu=cpu,
     )
-    limited = ['timeout', '--kill-after=5', str(FIRST_BOOT_LIMIT), *command]
     try:
         step.run(
-            contain.contained(limited, network=False),
+            contain.contained(command, network=False),
             env={'PATH': '/usr/bin:/bin', 'TMPDIR': '/dev/shm'},
+            limit=FIRST_BOOT_LIMIT,
         )
-    except subprocess.CalledProcessError:
+    except subprocess.SubprocessError:
         step.note('the machine did not end by itself')
         raise
     if not (shared / 'ready').exists():

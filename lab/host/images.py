@@ -20,10 +20,12 @@ from host import cache
 from host import databases
 from host import disk
 from host import kernel
+from host import registries
 from host import requirements
 from host import tree
 
-NAMES = ('bookworm', 'trixie')
+STABLE = ('bookworm', 'trixie')
+NAMES = (*STABLE, registries.ROLLING)
 DEFAULT = 'trixie'
 
 

@@ -62,11 +62,8 @@ def _from_sid(
     apt = work / 'apt'
     for directory in ('lists/partial', 'cache/archives/partial'):
         (apt / directory).mkdir(parents=True)
-    keyring = '/usr/share/keyrings/debian-archive-keyring.gpg'
     mirror = registries.debian_mirror('Debian')
-    (apt / 'sources.list').write_text(
-        f'deb [signed-by={keyring}] {mirror} sid main\n'
-    )
+    (apt / 'sources.list').write_text(registries.rolling(mirror) + '\n')
     options = {
         'Dir::Etc::sourcelist': apt / 'sources.list',
         'Dir::Etc::sourceparts': '-',

@@ -70,7 +70,7 @@ class Steps:
         with path.open('w') as log:
             try:
                 yield Step(log)
-            except (subprocess.CalledProcessError, OSError, LabError) as e:
+            except (subprocess.SubprocessError, OSError, LabError) as e:
                 log.flush()
                 text = f'{self.title}: step "{name}" failed: {e}; {path}:'
                 raise LabError(with_tail(text, path)) from e
@@ -96,8 +96,11 @@ class Step:
         *,
         cwd: pathlib.Path | None = None,
         env: collections.abc.Mapping[str, str] | None = None,
+        limit: float | None = None,
     ) -> None:
-        """Run a command; a status other than 0 fails the step."""
+        """Run a command; a status other than 0 fails the step, and so does a
+        command that runs for longer than its limit, in seconds.
+        """
         argv = [str(word) for word in command]
         self._log.write(f'+ {" ".join(argv)}\n')
         self._log.flush()
@@ -109,4 +112,5 @@ class Step:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
+            timeout=limit,
         )

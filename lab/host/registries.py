@@ -21,6 +21,8 @@ import subprocess
 
 from host.errors import LabError
 
+ROLLING = 'sid'
+KEYRING = pathlib.Path('/usr/share/keyrings/debian-archive-keyring.gpg')
 PIP_OPTIONS = ('index-url', 'extra-index-url', 'trusted-host', 'proxy')
 
 
@@ -49,6 +51,16 @@ def debian_mirror(label: str) -> str:
         f'apt knows no archive labelled {label}: the lab takes its mirrors '
         'from the configuration of apt'
     )
+
+
+def rolling(mirror: str) -> str:
+    """apt's line for the suite that moves; a mirror that lags behind serves
+    a Release file that is past its date.
+
+    :param mirror: the archive.
+    """
+    options = f'signed-by={KEYRING} check-valid-until=no'
+    return f'deb [{options}] {mirror} {ROLLING} main'
 
 
 def pip_environment(home: pathlib.Path | None = None) -> dict[str, str]:

@@ -19,6 +19,7 @@ import pathlib
 import shutil
 
 from host.errors import LabError
+from host import registries
 
 COMMANDS = {
     'unshare': 'util-linux',
@@ -35,7 +36,6 @@ BUILD_COMMANDS = {
     'patchelf': 'patchelf',
     'gcc': 'gcc libc6-dev',
 }
-KEYRING = pathlib.Path('/usr/share/keyrings/debian-archive-keyring.gpg')
 
 
 def check(*, build: bool) -> None:
@@ -50,8 +50,8 @@ def check(*, build: bool) -> None:
         for command, package in wanted.items()
         if shutil.which(command) is None
     }
-    if build and not KEYRING.exists():
-        missing[str(KEYRING)] = 'debian-archive-keyring'
+    if build and not registries.KEYRING.exists():
+        missing[str(registries.KEYRING)] = 'debian-archive-keyring'
     if missing:
         packages = ' '.join(sorted(set(' '.join(missing.values()).split())))
         raise LabError(

@@ -59,13 +59,39 @@ def layer(image: str) -> cache.Layer:
     return cache.Layer(f'{NAME}-{image}', key, build)
 
 
-def _debian(step: progress.Step, image: str, work: pathlib.Path) -> None:
-    lines = (paths.LAB / 'etc' / 'packages').read_text().splitlines()
-    packages = ','.join(
-        line for line in lines if line and not line.startswith('#')
-    )
+def packages(text: str, image: str) -> list[str]:
+    """The Debian packages of an image.
+
+    :param text: etc/packages: one a line; further words are the only images
+        that have it.
+    :param image: the Debian suite.
+    """
+    lines = [line.partition('#')[0].split() for line in text.splitlines()]
+    return [
+        words[0]
+        for words in lines
+        if words and image in (words[1:] or [image])
+    ]
+
+
+def sources(image: str) -> list[str]:
+    """Where the packages come from, as lines for apt.
+
+    :param image: the Debian suite.
+    """
     debian = registries.debian_mirror('Debian')
+    if image == registries.ROLLING:
+        return [registries.rolling(debian)]
     security = registries.debian_mirror('Debian-Security')
+    return [
+        f'deb {debian} {image} main',
+        f'deb {debian} {image}-updates main',
+        f'deb {security} {image}-security main',
+    ]
+
+
+def _debian(step: progress.Step, image: str, work: pathlib.Path) -> None:
+    wanted = packages((paths.LAB / 'etc' / 'packages').read_text(), image)
     not_wanted = [
         f'--dpkgopt=path-exclude=/usr/share/{d}/*'
         for d in ('doc', 'man', 'locale')
@@ -77,13 +103,9 @@ def _debian(step: progress.Step, image: str, work: pathlib.Path) -> None:
         '--variant=minbase',
         '--aptopt=APT::Install-Recommends "false"',
     ]
-    sources = [
-        f'deb {debian} {image} main',
-        f'deb {debian} {image}-updates main',
-        f'deb {security} {image}-security main',
-    ]
-    command += [*not_wanted, f'--include={packages}', image, str(work)]
-    step.run(contain.contained([*command, *sources], network=True))
+    command += [*not_wanted, f'--include={",".join(wanted)}', image]
+    command += [str(work), *sources(image)]
+    step.run(contain.contained(command, network=True))
     for directory in ('src', 'share', PER_RUN.strip('/')):
         (work / directory).mkdir()
 
