@@ -116,9 +116,9 @@ def main(names: list[str]) -> int:
 
     report.write_json(done, REPORT)
     print()
-    failures = report.failures_text(done)
-    if failures:
-        print(failures)
+    for text in (report.skips_text(done), report.failures_text(done)):
+        if text:
+            print(text)
     print(report.table(done))
     print()
     print(report.totals(done))

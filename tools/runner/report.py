@@ -176,6 +176,21 @@ def failures_text(tiers: collections.abc.Sequence[Tier]) -> str:
     return '\n'.join(parts)
 
 
+def skips_text(tiers: collections.abc.Sequence[Tier]) -> str:
+    """Every allowed skip with its id and its reason."""
+    lines = []
+    for tier in tiers:
+        for result in tier.results:
+            if result.status == SKIPPED:
+                lines.append(f'SKIPPED {tier.name} {result.title}')
+                lines += [
+                    f'  {_shortened(line)}'
+                    for line in result.detail.strip().splitlines()
+                ]
+                lines.append('')
+    return '\n'.join(lines)
+
+
 def _shortened(line: str) -> str:
     if len(line) <= _LINE:
         return line

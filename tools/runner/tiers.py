@@ -198,14 +198,21 @@ def _pool(
 
 
 def system(context: Context) -> None:
-    """A real kernel, in the lab: one machine per core at a time."""
+    """A real kernel, in the lab: one machine per core at a time.
+
+    An image that cannot be built is a skip of its runs; it is a failure unless
+    it is allowed like any other.
+    """
     runs = read_system_runs((context.root / SYSTEM_RUNS).read_text())
-    images = list(dict.fromkeys(run.image for run in runs))
-    lab = str(context.root / 'lab/lab')
     context.line.run = 'lab build'
-    build = streams.Program('lab build', (lab, 'build', *images), limit=1500)
-    if not _build(context, build):
-        return
+    for image, cause in _build(context, {run.image for run in runs}).items():
+        titles = ', '.join(run.title for run in runs if run.image == image)
+        reason = f'not run: {titles}\n{cause}'
+        context.line.add(
+            report.Result('', f'lab-build-{image}', report.SKIPPED, reason),
+            show=True,
+        )
+        runs = [run for run in runs if run.image != image]
     context.line.run = f'0 of {len(runs)} runs ended'
     cores = len(os.sched_getaffinity(0))
     with _pool(context, cores) as pool:
@@ -229,18 +236,28 @@ def system(context: Context) -> None:
                         context.line.show(text)
 
 
-def _build(context: Context, build: streams.Program) -> bool:
-    failed = []
+def _build(
+    context: Context, images: collections.abc.Collection[str]
+) -> dict[str, str]:
+    """Build the lab's images, side by side.
 
-    def on_result(result: report.Result) -> None:
-        failed.append(result)
-        context.line.add(result)
-
-    # No result file: only a failure makes a result.
-    streams.run_lab(
-        context.programs, build, context.scratch / 'none', on_result
-    )
-    return not failed
+    :returns: the images that could not be built, and why
+    """
+    lab = str(context.root / 'lab/lab')
+    with _pool(context, len(images)) as pool:
+        builds = {
+            image: pool.submit(
+                context.programs.run,
+                streams.Program(image, (lab, 'build', image), limit=1500),
+            )
+            for image in sorted(images)
+        }
+        ended = {image: build.result() for image, build in builds.items()}
+    return {
+        image: f'lab/lab build {image}: {end.cause}\n{end.output}'
+        for image, end in ended.items()
+        if end.status or end.expired
+    }
 
 
 def _system_run(

@@ -405,7 +405,35 @@ class TestMain(unittest.TestCase):
         output, _ = process.communicate(timeout=180)
         self.assertEqual(1, process.returncode, output)
         self.assertIn('no space left', output)
-        self.assertEqual('0 passed, 1 failed', output.splitlines()[-1])
+        self.assertEqual('0 passed, 2 failed', output.splitlines()[-1])
+
+    def test_an_image_that_may_be_missing_is_skipped_by_name(self):
+        (self.root / 'tools/allowed-skips.txt').write_text(
+            'lab-build-two  it moves\n'
+        )
+        self.write_lab(
+            '[ "$1 $2" != "build two" ] || { echo no mirror; exit 125; }\n'
+            + textwrap.dedent(self.GOOD)
+        )
+        process = self.start()
+        output, _ = process.communicate(timeout=180)
+        self.assertEqual(0, process.returncode, output)
+        self.assertIn('SKIPPED system lab-build-two', output)
+        self.assertIn('not run: two/fine', output)
+        self.assertIn('no mirror', output)
+        self.assertRegex(output, r'\nsystem +2 +1 +0 +1 ')
+        self.assertEqual('1 passed, 0 failed', output.splitlines()[-1])
+
+    def test_an_image_that_must_be_there_fails_by_name(self):
+        self.write_lab(
+            '[ "$1 $2" != "build two" ] || exit 125\n'
+            + textwrap.dedent(self.GOOD)
+        )
+        process = self.start()
+        output, _ = process.communicate(timeout=180)
+        self.assertEqual(1, process.returncode, output)
+        self.assertIn('FAILED system lab-build-two', output)
+        self.assertEqual('1 passed, 1 failed', output.splitlines()[-1])
 
     def test_an_interrupt_ends_the_lab_and_leaves_no_report(self):
         (self.root / 'test-report.json').write_text('{"ok": true}')
