@@ -28,6 +28,9 @@ from host import progress
 from host import run
 
 USAGE = 2  # exit status of a wrong command line
+# apparmor.audit of the kernel, see aa_audit(): noquiet records also what a
+# profile denies quietly
+AUDIT = ('normal', 'quiet_denied', 'quiet', 'noquiet', 'all')
 
 
 def directory(text: str) -> pathlib.Path:
@@ -73,6 +76,14 @@ def parser() -> argparse.ArgumentParser:
         choices=('apparmor', 'none'),
         default='apparmor',
         help="the kernel's security module",
+    )
+    go.add_argument(
+        '--audit',
+        choices=AUDIT,
+        default=AUDIT[0],
+        metavar='MODE',
+        help=f"AppArmor's audit mode: {', '.join(AUDIT)}; default: "
+        '%(default)s',
     )
     go.add_argument(
         '--with',

@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     requirements.check(build=False)
     check_driver(arguments)
+    check_audit(arguments)
     store = cache.Cache(paths.cache())
     image = images.obtain(arguments.image, store)
     store.prune()
@@ -100,6 +101,15 @@ def check_driver(arguments: argparse.Namespace) -> None:
         'registers the os_vif entry point "isolation" that makes it '
         'importable; stock Nova is --compute-driver libvirt.LibvirtDriver'
     )
+
+
+def check_audit(arguments: argparse.Namespace) -> None:
+    """Without AppArmor there is no audit mode to set."""
+    if arguments.lsm == 'none' and arguments.audit != 'normal':
+        raise LabError(
+            f'--audit {arguments.audit}: with --lsm none there is no AppArmor '
+            'whose audit mode could be set'
+        )
 
 
 def _new_directory(root: pathlib.Path) -> pathlib.Path:
@@ -153,6 +163,7 @@ def _prepare(
     job = {
         'mode': arguments.mode,
         'lsm': arguments.lsm,
+        'audit': arguments.audit,
         'preload': 'yes' if arguments.preload else 'no',
     }
     guestfiles.write(

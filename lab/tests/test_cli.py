@@ -61,10 +61,49 @@ class ArgumentsTest(unittest.TestCase):
     def test_a_run_without_a_command_is_refused(self):
         self.assertIn('CMD', self.refused('run'))
 
+    def test_what_is_built_without_a_name_is_stable(self):
+        for words, wanted in {
+            (): ['bookworm', 'trixie'],
+            ('sid',): ['sid'],
+        }.items():
+            with (
+                unittest.mock.patch('sys.argv', ['lab', 'build', *words]),
+                unittest.mock.patch.object(cli, 'as_root'),
+                unittest.mock.patch.object(cli, 'build') as build,
+            ):
+                self.assertEqual(0, cli.main())
+            build.assert_called_once_with(wanted)
+
     def test_an_unknown_image_is_refused(self):
         self.refused('run', '--image', 'sarge', '--', 'true')
         with self.assertRaisesRegex(LabError, 'sarge'):
             cli.build(['sarge'])
+
+
+class AuditTest(unittest.TestCase):
+    def arguments(self, *words):
+        return cli.parser().parse_args(['run', *words, '--', 'true'])
+
+    def test_a_mode_of_the_kernel_is_taken(self):
+        for mode in ('normal', 'quiet_denied', 'quiet', 'noquiet', 'all'):
+            arguments = self.arguments('--audit', mode)
+            self.assertEqual(mode, arguments.audit)
+            run.check_audit(arguments)
+
+    def test_another_mode_is_refused(self):
+        with (
+            contextlib.redirect_stderr(io.StringIO()) as output,
+            self.assertRaises(SystemExit),
+        ):
+            self.arguments('--audit', 'loud')
+        self.assertIn('loud', output.getvalue())
+
+    def test_without_apparmor_there_is_none(self):
+        run.check_audit(self.arguments('--lsm', 'none'))
+        with self.assertRaisesRegex(LabError, '--audit noquiet'):
+            run.check_audit(
+                self.arguments('--lsm', 'none', '--audit', 'noquiet')
+            )
 
 
 class DriverTest(unittest.TestCase):
