@@ -29,6 +29,7 @@ from typing import TypeVar
 from nova_isolation.apparmor import needs
 from nova_isolation.apparmor import rules
 from nova_isolation import domain as domain_module
+from nova_isolation.domain import interfaces
 from nova_isolation import exceptions
 
 _T = TypeVar('_T')
@@ -125,14 +126,9 @@ def compute(
         its consoles
     :param complain: whether the profile shall only report
     :returns: the checked policy
-    :raises NotCovered: when the domain has what no rule covers
+    :raises NotCovered: when VNC listens on what is no address
     :raises InvalidPolicy: when a value may not stand in a profile
     """
-    if domain.uncovered:
-        raise exceptions.NotCovered(
-            'the guest has what nova-isolation does not cover yet: '
-            + '; '.join(domain.uncovered)
-        )
     ptys = []
     for console in domain.consoles:
         if console.kind == 'pty' and console.path and domain.id is not None:
@@ -143,9 +139,10 @@ def compute(
                 )
             ptys.append(int(found[1]))
     wanted = ['kvm'] if domain.type == 'kvm' else []
-    if domain.taps:
+    if any(isinstance(i.link, interfaces.Tap) for i in domain.interfaces):
         wanted.append('tap')
-    families = {_family(address) for address in domain.vnc}
+    addresses = {a for shown in domain.graphics for a in shown.addresses}
+    families = {_family(address) for address in addresses}
     wanted += [f'listen-{family}' for family in sorted(families)]
     return check(
         Policy(

@@ -114,6 +114,8 @@ def describe(
                 directories.add(place)
 
     for disk in domain.disks:
+        if disk.path is None:
+            continue
         name = os.path.basename(disk.path)
         add(
             disk.path,

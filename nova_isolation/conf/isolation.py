@@ -85,6 +85,35 @@ status 1. Without ``apparmor`` nothing makes or proves the profiles.
 """,
     ),
     cfg.StrOpt(
+        'unknown_device',
+        default='refuse',
+        choices=[
+            (
+                'refuse',
+                'The guest does not start; the reason names what is unknown.',
+            ),
+            (
+                'report',
+                'The guest starts with what is known granted, and the log '
+                'names the rest.',
+            ),
+        ],
+        help="""
+What is done with a guest whose libvirt XML has an element or attribute that
+nova-isolation does not know, and that could give the guest something of the
+host.
+
+It is met when libvirt is newer than nova-isolation. The reason, or the
+warning in nova-compute's log, quotes the XML: ``unknown: <disk> vda <new>``.
+With ``report`` nothing is granted for the unknown: where QEMU needs it, the
+guest fails to start or the device does not work, and the kernel's denials say
+which file or right is missing. The guest is no less confined.
+
+A device that is known and that no profile can be made for (the reason then
+says ``cannot be granted``) is refused with either value.
+""",
+    ),
+    cfg.StrOpt(
         'profile_directory',
         default='/etc/apparmor.d/libvirt',
         help="""

@@ -17,10 +17,11 @@ import os
 from lxml import etree
 from oslo_log import log as logging
 
+from nova_isolation.apparmor import grants as grants_module
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
-from nova_isolation import domain as domain_module
+from nova_isolation.domain.disks import Disk
 from nova_isolation import exceptions
 from nova_isolation.hooks import base
 from nova_isolation import images
@@ -84,6 +85,13 @@ class AppArmorHook(base.Hook):
         privileged.check_profile(self.policy(guest).to_wire())
 
     def prepare(self, guest: base.Guest) -> None:
+        if guest.domain.unknown:
+            LOG.warning(
+                'isolation: guest %s has what nova-isolation does not know '
+                'and grants nothing for: %s',
+                guest.domain.uuid,
+                '; '.join(guest.domain.unknown),
+            )
         privileged.write_profile(self.policy(guest).to_wire(), load=False)
 
     def narrow(self, guest: base.Guest) -> None:
@@ -151,9 +159,15 @@ class AppArmorHook(base.Hook):
         :returns: the policy
         :raises Refusal: when there is none for such a guest
         """
+        grants_module.check_covered(
+            guest.domain,
+            unknown=self.conf.isolation.unknown_device == 'refuse',
+        )
         grants = []
         for disk in guest.domain.disks:
-            layers = images.chain(disk.path, disk.format, guest.directories)
+            # a file, which was just checked
+            path = disk.path or ''
+            layers = images.chain(path, disk.top.format, guest.directories)
             _check_chain(disk, layers)
             grants += _grants(disk, layers)
         for console in guest.domain.consoles:
@@ -167,16 +181,14 @@ class AppArmorHook(base.Hook):
         )
 
 
-def _check_chain(
-    disk: domain_module.Disk, layers: tuple[images.Layer, ...]
-) -> None:
+def _check_chain(disk: Disk, layers: tuple[images.Layer, ...]) -> None:
     """Check that libvirt follows the chain that we have followed.
 
     Of a guest that runs, the XML names the files that libvirt has opened.
     """
     if disk.backing is None:
         return
-    named = [os.path.realpath(path) for path in disk.backing]
+    named = [os.path.realpath(layer.path or '') for layer in disk.backing]
     found = [layer.path for layer in layers[1:]]
     if named != found:
         raise exceptions.UntrustedImage(
@@ -186,7 +198,7 @@ def _check_chain(
 
 
 def _grants(
-    disk: domain_module.Disk, layers: tuple[images.Layer, ...]
+    disk: Disk, layers: tuple[images.Layer, ...]
 ) -> list[policy_module.FileGrant]:
     origin = f'<disk> {disk.target}'
     access = 'rk' if disk.readonly else 'rwk'

@@ -45,7 +45,7 @@ class OperationsTest(base.IsolationTestCase):
         for guest in self.recording.guests:
             self.assertEqual('web', guest.domain.instance.name)
             self.assertEqual('m1.tiny', guest.domain.instance.flavor)
-            self.assertEqual((), guest.domain.uncovered)
+            self.assertEqual((), guest.domain.unknown)
             self.assertEqual(directory, guest.directories.instance)
             self.assertEqual(
                 [f'{directory}/disk'], [d.path for d in guest.domain.disks]

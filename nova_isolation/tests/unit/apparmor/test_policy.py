@@ -28,6 +28,8 @@ from nova_isolation.apparmor import parser
 from nova_isolation.apparmor import policy
 from nova_isolation.apparmor import rules
 from nova_isolation import domain
+from nova_isolation.domain.characters import Character
+from nova_isolation.domain import graphics
 from nova_isolation import exceptions
 from nova_isolation.tests.unit.apparmor import compiled
 from nova_isolation.tests.unit import samples
@@ -150,12 +152,20 @@ class ComputeTest(PolicyTestCase):
         def wanted(**changes):
             return self._compute('libvirt-11.3-defined', **changes).needs
 
-        self.assertEqual(('kvm',), wanted(type='kvm', taps=False, vnc=()))
-        self.assertEqual(('tap',), wanted(taps=True, vnc=()))
-        self.assertEqual((), wanted(taps=False, vnc=()))
+        self.assertEqual(
+            ('kvm',), wanted(type='kvm', interfaces=(), graphics=())
+        )
+        self.assertEqual(('tap',), wanted(graphics=()))
+        self.assertEqual((), wanted(interfaces=(), graphics=()))
         self.assertEqual(
             ('listen-inet', 'listen-inet6'),
-            wanted(taps=False, vnc=('127.0.0.1', '::1', '10.0.0.1')),
+            wanted(
+                interfaces=(),
+                graphics=(
+                    graphics.Graphics('vnc', ('127.0.0.1', '::1')),
+                    graphics.Graphics('vnc', ('10.0.0.1',)),
+                ),
+            ),
         )
 
     def test_the_same_file_twice_is_one_file(self):
@@ -165,7 +175,7 @@ class ComputeTest(PolicyTestCase):
     def test_a_console_s_file_needs_no_terminal(self):
         found = self._compute(
             'libvirt-11.3-defined',
-            consoles=(domain.Console('file', '/i/console.log', None),),
+            characters=(Character('serial', 'file', '/i/console.log'),),
         )
         self.assertFalse(found.consoles)
         self.assertEqual((), found.ptys)
@@ -177,25 +187,16 @@ class ComputeTest(PolicyTestCase):
     def test_a_terminal_that_is_not_known_to_be_the_guest_s_is_not_named(self):
         found = self._compute(
             'libvirt-11.3-defined',
-            consoles=(domain.Console('pty', '/dev/pts/3', None),),
+            characters=(Character('serial', 'pty', '/dev/pts/3'),),
         )
         self.assertEqual((), found.ptys)
-
-    def test_what_is_not_covered_is_refused_by_name(self):
-        error = self.assertRaises(
-            exceptions.NotCovered,
-            self._compute,
-            'libvirt-11.3-defined',
-            uncovered=('<tpm> tpm-crb', '<shmem>'),
-        )
-        self.assertIn('<tpm> tpm-crb; <shmem>', error.message)
 
     def test_vnc_on_a_name_is_refused(self):
         error = self.assertRaises(
             exceptions.NotCovered,
             self._compute,
             'libvirt-11.3-defined',
-            vnc=('localhost',),
+            graphics=(graphics.Graphics('vnc', ('localhost',)),),
         )
         self.assertIn("'localhost'", error.message)
         self.assertIn('[vnc] server_listen', error.message)
@@ -212,7 +213,7 @@ class ComputeTest(PolicyTestCase):
                 exceptions.InvalidPolicy,
                 self._compute,
                 'libvirt-11.3-running',
-                consoles=(domain.Console('pty', path, None),),
+                characters=(Character('serial', 'pty', path),),
             )
 
     def test_a_domain_without_an_emulator_is_refused(self):

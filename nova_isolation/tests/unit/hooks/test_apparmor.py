@@ -34,6 +34,7 @@ from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser
 from nova_isolation.conf import isolation as options
 from nova_isolation import domain
+from nova_isolation.domain.characters import Character
 from nova_isolation import exceptions
 from nova_isolation.hooks import apparmor
 from nova_isolation.hooks import base as hooks_base
@@ -190,9 +191,11 @@ class PolicyTest(AppArmorTestCase):
     def test_a_console_s_file_is_granted_in_the_instance_s_directory(self):
         inside = str(self.instances / UUID / 'console.log')
         for path, granted in ((inside, True), ('/etc/shadow', False)):
-            console = domain.Console('file', path, None)
+            console = Character('serial', 'file', path)
             guest = hooks_base.Guest(
-                dataclasses.replace(self.starting.domain, consoles=(console,)),
+                dataclasses.replace(
+                    self.starting.domain, characters=(console,)
+                ),
                 self.directories,
             )
             if granted:
