@@ -135,7 +135,6 @@ def read_rng(node: Node) -> Rng | None:
     :returns: the source; None when its kind is not known
     :raises InvalidDomain: for a path that is not plain
     """
-    node.label = '<rng>'
     node.harmless('model', f'{_HARMLESS} rate')
     node.child('driver').harmless(_HARMLESS_DRIVER)
     backend = node.child('backend')
@@ -145,7 +144,6 @@ def read_rng(node: Node) -> Rng | None:
             # what libvirt takes when the XML says nothing
             return Rng(kind, backend.text_path() or '/dev/urandom')
         case 'egd':
-            backend.label = '<rng> egd'
             return Rng(kind, backend=read_character(backend))
         case 'builtin':
             return Rng(kind)
@@ -218,7 +216,6 @@ def read_crypto(node: Node) -> Crypto | None:
     :param node: the element
     :returns: the device; None when its back end is not known
     """
-    node.label = '<crypto>'
     node.get('type', 'qemu')
     node.harmless('model', _HARMLESS)
     node.child('driver').harmless(_HARMLESS_DRIVER)
@@ -234,7 +231,6 @@ def read_vsock(node: Node) -> bool:
     :param node: the element
     :returns: True: libvirt opens ``/dev/vhost-vsock`` and hands it over
     """
-    node.label = '<vsock>'
     node.harmless('model', f'{_HARMLESS} cid')
     node.child('driver').harmless(_HARMLESS_DRIVER)
     return True
@@ -247,7 +243,6 @@ def read_pstore(node: Node) -> str:
     :returns: the path of its file; '' when libvirt chooses it
     :raises InvalidDomain: for a path that is not plain
     """
-    node.label = '<pstore>'
     node.get('backend', 'acpi-erst')
     node.harmless(children=f'{_HARMLESS} size')
     return node.child('path').text_path() or ''

@@ -199,7 +199,7 @@ class Disk:
     :ivar transient: whether libvirt puts an overlay of its own upon it
     :ivar io_uring: whether QEMU uses io_uring for it
     :ivar raw_io: whether it needs CAP_SYS_RAWIO
-    :ivar mirror: where a block job copies it to, or None
+    :ivar mirror: the layers of what a block job copies it to
     """
 
     target: str
@@ -211,7 +211,7 @@ class Disk:
     transient: bool = False
     io_uring: bool = False
     raw_io: bool = False
-    mirror: Layer | None = None
+    mirror: tuple[Layer, ...] = ()
 
     @property
     def path(self) -> str | None:
@@ -221,8 +221,7 @@ class Disk:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """All that the XML names of it, the mirror included."""
-        mirror = () if self.mirror is None else (self.mirror,)
-        named = (self.top, *(self.backing or ()), *mirror)
+        named = (self.top, *(self.backing or ()), *self.mirror)
         return named + tuple(n.data for n in named if n.data is not None)
 
 
@@ -434,12 +433,13 @@ def _backing(disk: Node) -> tuple[Layer, ...] | None:
     if not store:
         return None
     chain: list[Layer] = []
-    # the last one is empty
-    while store and not store.empty:
+    # the last one has none
+    while store.has('type'):
         if len(chain) + 1 == MAX_LAYERS:
             raise exceptions.InvalidDomain(
                 f'{disk.where} has more than {MAX_LAYERS} layers'
             )
+        # without the layers above it
         store.label = f'{disk.label} <backingStore>'
         store.harmless('index')
         layer = _layer(store, _format(store))
@@ -450,11 +450,14 @@ def _backing(disk: Node) -> tuple[Layer, ...] | None:
     return tuple(chain)
 
 
-def _mirror(node: Node) -> Layer | None:
+def _mirror(node: Node) -> tuple[Layer, ...]:
     if not node:
-        return None
+        return ()
     node.harmless('format job ready')
     # libvirt repeats the source there for old readers
     path = node.path('file')
     layer = _layer(node, _format(node), optional=path is not None)
-    return Layer(FileSource(path), '') if path and layer is None else layer
+    if path and layer is None:
+        layer = Layer(FileSource(path), '')
+    backing = _backing(node) or ()
+    return (layer, *backing) if layer else backing

@@ -76,7 +76,6 @@ def read_firmware(root: Node) -> Firmware:
     :raises InvalidDomain: for a path that is not plain
     """
     node = root.child('os')
-    node.label = '<os>'
     node.harmless(children=_HARMLESS)
     machine = node.child('type')
     machine.harmless('arch machine')

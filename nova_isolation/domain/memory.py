@@ -96,7 +96,6 @@ def read_memory(root: Node, devices: tuple[MemoryDevice, ...]) -> Memory:
     :raises InvalidDomain: for a size that is none
     """
     backing = root.child('memoryBacking')
-    backing.label = '<memoryBacking>'
     backing.harmless(children='allocation discard nosharepages')
     huge = backing.child('hugepages')
     sizes = set()

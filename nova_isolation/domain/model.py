@@ -268,6 +268,8 @@ def parse(xml: str) -> Domain:
 
 
 def _devices(node: Node) -> list[Node]:
+    # a device is known by its own name
+    node.label = ''
     node.harmless(children=_HARMLESS_DEVICES)
     nodes = node.children(*_DEVICES)
     if len(nodes) > _MAX_DEVICES:
@@ -314,7 +316,6 @@ def _label(node: Node) -> SecurityLabel:
 def _launch_security(node: Node) -> LaunchSecurity | None:
     if not node:
         return None
-    node.label = '<launchSecurity>'
     # numbers, policies and certificates, which are the guest's own
     node.harmless(
         'authorKey kernelHashes vcek',
@@ -330,7 +331,6 @@ def _launch_security(node: Node) -> LaunchSecurity | None:
 def _configuration_files(root: Node) -> tuple[str, ...]:
     found = []
     for node in root.children('sysinfo'):
-        node.label = '<sysinfo>'
         match node.get('type', 'smbios', 'fwcfg'):
             case 'smbios':
                 node.all_harmless()

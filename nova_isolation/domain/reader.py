@@ -105,10 +105,12 @@ class Node:
     def __bool__(self) -> bool:
         return self._there
 
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing in it, not even an attribute."""
-        return not self._element.attrib and not len(self._element)
+    def has(self, name: str) -> bool:
+        """Tell whether the element has an attribute; it stays unread.
+
+        :param name: of the attribute
+        """
+        return name in self._element.attrib
 
     @property
     def tag(self) -> str:
@@ -118,7 +120,7 @@ class Node:
     @property
     def where(self) -> str:
         """What an error calls the element."""
-        return self.label or _shown(self.tag)
+        return self.label or _shown(self._element.tag)
 
     def get(self, name: str, *known: str, default: str = '') -> str:
         """Read an attribute.
@@ -195,7 +197,7 @@ class Node:
             if element.tag == tag:
                 del self._left[index]
                 return self._hand_out(element)
-        return Node(None, f'{self.where} <{tag}>')
+        return Node(None, f'{self.label} {_shown(tag)}'.strip())
 
     def children(self, *tags: str) -> 'list[Node]':
         """Take all children of some names.
@@ -208,9 +210,7 @@ class Node:
         return [self._hand_out(element) for element in found]
 
     def _hand_out(self, element: etree._Element) -> 'Node':
-        node = Node(element)
-        if self.label:
-            node.label = f'{self.label} {_shown(node.tag)}'
+        node = Node(element, f'{self.label} {_shown(element.tag)}'.strip())
         self._nodes.append(node)
         return node
 

@@ -182,6 +182,31 @@ class PolicyTest(AppArmorTestCase):
         self.config.config(mode='complain', group='isolation')
         self.assertTrue(self.hook.policy(self.starting).complain)
 
+    def _with_unknown(self):
+        return hooks_base.Guest(
+            dataclasses.replace(
+                self.starting.domain, unknown=('<disk> vda <new>',)
+            ),
+            self.directories,
+        )
+
+    def test_what_is_unknown_is_refused_by_name(self):
+        error = self.assertRaises(
+            exceptions.NotCovered, self.hook.prepare, self._with_unknown()
+        )
+        self.assertIn('unknown: <disk> vda <new>', error.message)
+        self.assertEqual([], list(self.profiles.iterdir()))
+
+    def test_what_is_unknown_may_be_reported_and_gets_nothing(self):
+        self.config.config(unknown_device='report', group='isolation')
+        log = self.useFixture(fixtures.FakeLogger())
+        self.hook.prepare(self._with_unknown())
+        self.assertIn('<disk> vda <new>', log.output)
+        self.assertEqual(
+            self.hook.policy(self.starting),
+            self.hook.policy(self._with_unknown()),
+        )
+
     def test_another_chain_in_the_domain_than_in_the_headers_is_refused(self):
         self.disk.write_bytes(samples.image('plain'))
         self.assertRaises(
