@@ -33,9 +33,7 @@ def complain(uuid):
     """Load the guest's own profile in complain mode."""
     with open(f'{DIRECTORY}/libvirt-{uuid}') as f:
         text = f.read()
-    changed = text.replace(
-        'flags=(attach_disconnected)', 'flags=(attach_disconnected, complain)'
-    )
+    changed = text.replace(' flags=(', ' flags=(complain, ')
     assert changed != text
     _load(changed)
 
