@@ -50,6 +50,10 @@ class UntrustedImage(Refusal):
     """A disk, or what its image header names, is not where it may be."""
 
 
+class DeceivingImage(UntrustedImage):
+    """An image's header names what Nova never gave the guest: an attack."""
+
+
 class MissingImage(Refusal):
     """A file of a disk is not there."""
 

@@ -15,19 +15,24 @@
 A running guest's QEMU owns its overlay: what stands in the header is the
 guest's own writing. So a header is read with a few bounded reads (no image
 tool runs on it), and what it names counts only within two directories: the
-instance's own and the image cache. Anything else is refused, never followed.
+instance's own and, of the image cache, the files that Nova's own word gives
+it. Anything else is refused, never followed.
 
 Format: https://www.qemu.org/docs/master/interop/qcow2.html
 """
 
 import dataclasses
+import hashlib
 import os
+import re
 import stat
 import struct
 
 from nova_isolation import exceptions
 
 _MAGIC = b'QFI\xfb'
+# Empty file systems and swap that Nova makes itself, the same for all guests.
+_BLANK = re.compile('ephemeral_[0-9]+_[0-9a-z]+|swap_[0-9]+')
 _MAX_DEPTH = 16
 _MAX_NAME = 1023
 _MAX_EXTENSIONS = 64 * 1024
@@ -54,10 +59,21 @@ class Directories:
 
     :ivar instance: the instance's own directory
     :ivar cache: Nova's image cache, of backing files only
+    :ivar images: names of the files in it that are this guest's images
     """
 
     instance: str
     cache: str
+    images: frozenset[str] = frozenset()
+
+
+def cache_name(image_id: str) -> str:
+    """Name an image's file in Nova's image cache.
+
+    :param image_id: Glance's id
+    :returns: as nova.virt.libvirt.imagecache.get_cache_fname() does
+    """
+    return hashlib.sha1(image_id.encode(), usedforsecurity=False).hexdigest()
 
 
 def chain(
@@ -69,6 +85,7 @@ def chain(
     :param image_format: ``qcow2`` or ``raw``, as the domain's XML says
     :param allowed: where its files may be
     :returns: the disk's own file first, the last backing file at the end
+    :raises DeceivingImage: when a header names what it may not
     :raises UntrustedImage: when a file is not where it may be, is no regular
         file, or has a header that cannot be followed
     :raises MissingImage: when a file does not exist
@@ -87,7 +104,7 @@ def chain(
                 )
             identity = (status.st_dev, status.st_ino)
             if identity in seen:
-                raise exceptions.UntrustedImage(
+                raise exceptions.DeceivingImage(
                     f'the backing chain of {layers[0].path} is a loop: '
                     f'{named_by} names {real}'
                 )
@@ -135,15 +152,27 @@ def _locate(
             'set instances_path to where it points to'
         )
     # The directories above are the operator's: they may be links.
-    directory = os.path.realpath(os.path.dirname(path))
-    places = [os.path.realpath(allowed.instance)]
-    if not own:
-        places.append(os.path.realpath(allowed.cache))
-    if directory not in places:
+    directory, name = os.path.split(path)
+    directory = os.path.realpath(directory)
+    real = os.path.join(directory, name)
+    instance = os.path.realpath(allowed.instance)
+    if directory == instance:
+        return real
+    if own:
         raise exceptions.UntrustedImage(
-            f'{path}, named by {named_by}, is not in {" or ".join(places)}'
+            f'{path}, named by {named_by}, is not in {instance}'
         )
-    return os.path.join(directory, os.path.basename(path))
+    cache = os.path.realpath(allowed.cache)
+    if directory != cache:
+        raise exceptions.DeceivingImage(
+            f'{path}, named by {named_by}, is not in {instance} or {cache}'
+        )
+    if name not in allowed.images and not _BLANK.fullmatch(name):
+        raise exceptions.DeceivingImage(
+            f'{path}, named by {named_by}, is none of the images that Nova '
+            'gave this guest'
+        )
+    return real
 
 
 def _open(path: str, named_by: str) -> int:
@@ -169,10 +198,10 @@ def _read_header(descriptor: int, path: str) -> tuple[str, str] | None:
     :returns: (name, format) of the backing file, or None when it has none
     """
 
-    def broken(why: str) -> exceptions.UntrustedImage:
-        return exceptions.UntrustedImage(
-            f'{path} is not a qcow2 image that can be followed: {why}'
-        )
+    def broken(
+        why: str, kind: type[exceptions.Refusal] = exceptions.UntrustedImage
+    ) -> exceptions.Refusal:
+        return kind(f'{path} is not a qcow2 image that can be followed: {why}')
 
     fixed = os.pread(descriptor, 104, 0)
     if fixed[:4] != _MAGIC or len(fixed) < 72:
@@ -184,7 +213,10 @@ def _read_header(descriptor: int, path: str) -> tuple[str, str] | None:
             raise broken('its header is cut off')
         (incompatible,) = struct.unpack_from('>Q', fixed, 72)
         if incompatible & _EXTERNAL_DATA_FILE:
-            raise broken('its header names an external data file')
+            raise broken(
+                'its header names an external data file',
+                exceptions.DeceivingImage,
+            )
         (size,) = struct.unpack_from('>I', fixed, 100)
     elif version != 2:
         raise broken(f'it has version {version}')
@@ -203,7 +235,8 @@ def _read_header(descriptor: int, path: str) -> tuple[str, str] | None:
     if image_format not in ('qcow2', 'raw'):
         raise broken(
             f'it names the backing file {text!r} with the format '
-            f'{image_format!r}, and not qcow2 or raw'
+            f'{image_format!r}, and not qcow2 or raw',
+            exceptions.DeceivingImage,
         )
     return text, image_format
 
@@ -240,13 +273,13 @@ def _resolve(backing: tuple[str, str], overlay: str) -> tuple[str, str]:
     # QEMU takes "word:" at the beginning for a protocol, "json:" among them,
     # wherever the colon comes before the first slash
     if ':' in name.partition('/')[0]:
-        raise exceptions.UntrustedImage(
+        raise exceptions.DeceivingImage(
             f'the header of {overlay} names {name!r}, which is not a file'
         )
     path = os.path.join(os.path.dirname(overlay), name)
     # QEMU's name would end at a NUL
     if os.path.normpath(path) != path or '\0' in path:
-        raise exceptions.UntrustedImage(
+        raise exceptions.DeceivingImage(
             f'the header of {overlay} names {name!r}, which is not a plain '
             'path'
         )

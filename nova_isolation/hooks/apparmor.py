@@ -21,6 +21,7 @@ from nova_isolation.apparmor import grants as grants_module
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
+from nova_isolation import domain as domain_module
 from nova_isolation.domain.disks import Disk
 from nova_isolation import exceptions
 from nova_isolation.hooks import base
@@ -85,6 +86,7 @@ class AppArmorHook(base.Hook):
         privileged.check_profile(self.policy(guest).to_wire())
 
     def prepare(self, guest: base.Guest) -> None:
+        _check_stated(guest.domain)
         if guest.domain.unknown:
             LOG.warning(
                 'isolation: guest %s has what nova-isolation does not know '
@@ -181,6 +183,16 @@ class AppArmorHook(base.Hook):
         )
 
 
+def _check_stated(domain: domain_module.Domain) -> None:
+    """Check that libvirt will not read the header of any disk."""
+    for disk in domain.disks:
+        if disk.top.format == 'qcow2' and disk.backing is None:
+            raise exceptions.UntrustedImage(
+                f'the domain does not state the backing chain of disk '
+                f'{disk.target}: reboot the server hard, which defines it anew'
+            )
+
+
 def _check_chain(disk: Disk, layers: tuple[images.Layer, ...]) -> None:
     """Check that libvirt follows the chain that we have followed.
 
@@ -188,10 +200,13 @@ def _check_chain(disk: Disk, layers: tuple[images.Layer, ...]) -> None:
     """
     if disk.backing is None:
         return
-    named = [os.path.realpath(layer.path or '') for layer in disk.backing]
-    found = [layer.path for layer in layers[1:]]
+    named = [
+        (os.path.realpath(layer.path or ''), layer.format)
+        for layer in disk.backing
+    ]
+    found = [(layer.path, layer.format) for layer in layers[1:]]
     if named != found:
-        raise exceptions.UntrustedImage(
+        raise exceptions.DeceivingImage(
             f'the backing chain of disk {disk.target} is {found} by its '
             f'headers, and {named} by the domain'
         )

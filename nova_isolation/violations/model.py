@@ -333,6 +333,9 @@ class Refused:
         what Nova wanted to do, in Nova's words: ``spawn``, ``hard reboot``
     ``reason``
         why it was refused, in an operator's words: also the server's fault
+    ``attack``
+        whether that is the guest's own doing: its disk's header names what
+        Nova never gave it
     ``summary``
         all of it in one sentence
     """
@@ -344,6 +347,7 @@ class Refused:
     instance: Instance
     operation: str
     reason: str
+    attack: bool = False
     id: str = dataclasses.field(default_factory=new_id)
     time: datetime.datetime = dataclasses.field(default_factory=now)
 
@@ -354,7 +358,12 @@ class Refused:
         """
         reason = text.visible(self.reason, _REASON)
         operation = text.visible(self.operation)
-        return f'{operation} of {self.instance.words()} refused: {reason}'
+        words = f'{operation} of {self.instance.words()} refused'
+        return (
+            f'{words}, an attack: {reason}'
+            if self.attack
+            else (f'{words}: {reason}')
+        )
 
     def payload(self) -> Payload:
         """Write the notification's payload.
@@ -368,5 +377,6 @@ class Refused:
             'instance': self.instance.payload(),
             'operation': text.visible(self.operation),
             'reason': text.visible(self.reason, _REASON),
+            'attack': self.attack,
             'summary': self.summary(),
         }

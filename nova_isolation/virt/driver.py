@@ -36,6 +36,7 @@ from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
 from nova_isolation import exceptions
+from nova_isolation import images
 from nova_isolation.virt import host as host_module
 from nova_isolation.virt import isolation as isolation_module
 from nova_isolation.virt import signatures
@@ -153,7 +154,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         try:
             yield
         except exceptions.IsolationError as e:
-            self._isolation.report_refusal(operation, instance, e.message)
+            self._isolation.report_refusal(operation, instance, e)
             raise as_fault(Refused(reason=e.message)) from e
 
     def _judge(
@@ -204,6 +205,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         self,
         context: Any,
         instance: 'objects.Instance',
+        image_meta: 'objects.ImageMeta',
         *args: Any,
         **kwargs: Any,
     ) -> None:
@@ -217,7 +219,9 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         with self._refusals('spawn', instance, abort):
             if self._isolation.active:
                 self._isolation.require_host(self._host.get_connection())
-            super().spawn(context, instance, *args, **kwargs)
+            # of a server that is unshelved, another one than it was made of
+            with self._isolation.believing(instance.uuid, _image(image_meta)):
+                super().spawn(context, instance, image_meta, *args, **kwargs)
 
     def _soft_reboot(self, instance: 'objects.Instance') -> Any:
         with self._refusals('soft reboot', instance):
@@ -253,7 +257,34 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         # also power_on and the resumption after a host's start
         with self._refusals('hard reboot', instance):
             self._judge_anew(instance)
-            super()._hard_reboot(context, instance, *args, **kwargs)
+            with self._isolation.believing(
+                instance.uuid, self._recorded(instance)
+            ):
+                if self._ends(instance):
+                    # Until now it could rewrite the headers of its disks,
+                    # and Nova fetches or creates what they name.
+                    self._judge_anew(instance)
+                super()._hard_reboot(context, instance, *args, **kwargs)
+
+    def _recorded(self, instance: 'objects.Instance') -> frozenset[str]:
+        """Name the images that the record gives a guest, before it goes."""
+        try:
+            xml = self._host.get_guest(instance).defined_xml()
+        except nova_exception.InstanceNotFound:
+            return frozenset()
+        return self._isolation.recorded(xml)
+
+    def _ends(self, instance: 'objects.Instance') -> bool:
+        """End the process of a guest as Nova is about to do; was there one?"""
+        if not self._isolation.active:
+            return False
+        try:
+            if not self._host.get_guest(instance).is_active():
+                return False
+        except nova_exception.InstanceNotFound:
+            return False
+        self._destroy(instance)
+        return True
 
     def resume(
         self,
@@ -274,13 +305,24 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         self,
         context: Any,
         instance: 'objects.Instance',
+        network_info: Any,
+        image_meta: 'objects.ImageMeta',
         *args: Any,
         **kwargs: Any,
     ) -> None:
         with self._refusals('rescue', instance):
             self._judge(instance)
+            believed = _image(image_meta, CONF.libvirt.rescue_image_id)
             try:
-                super().rescue(context, instance, *args, **kwargs)
+                with self._isolation.believing(instance.uuid, believed):
+                    super().rescue(
+                        context,
+                        instance,
+                        network_info,
+                        image_meta,
+                        *args,
+                        **kwargs,
+                    )
             except exceptions.IsolationError:
                 self._undo_rescue(instance)
                 raise
@@ -500,6 +542,14 @@ def _kept_domain(instance: 'objects.Instance') -> str:
     """Tell where Nova keeps the domain from before a rescue."""
     directory = libvirt_utils.get_instance_path(instance)
     return os.path.join(directory, 'unrescue.xml')
+
+
+def _image(
+    image_meta: 'objects.ImageMeta', *more: str | None
+) -> frozenset[str]:
+    """Name the files in the image cache of those images that there are."""
+    ids = [image_meta.id if image_meta.obj_attr_is_set('id') else None, *more]
+    return frozenset(images.cache_name(i) for i in ids if i)
 
 
 def _precheck(refused: Refused) -> Exception:

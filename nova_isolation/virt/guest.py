@@ -32,6 +32,8 @@ class Guest(libvirt_guest.Guest):
     :param isolation: what this nova-compute shares
     """
 
+    _domain: libvirt.virDomain
+
     def __init__(
         self,
         domain: libvirt.virDomain,
@@ -57,6 +59,8 @@ class Guest(libvirt_guest.Guest):
                 'the guest runs already, and not by a start of Nova: stop it'
             )
         restoring = self.has_saved_memory()
+        if not restoring:
+            self._complete()
         try:
             self._isolation.hooks.prepare(self.starting())
             super().launch(pause=True)
@@ -74,6 +78,18 @@ class Guest(libvirt_guest.Guest):
         except BaseException:
             self._stop(restoring)
             raise
+
+    def _complete(self) -> None:
+        """Complete a domain that was defined without us.
+
+        Nova starts some anew without defining them again.
+
+        :raises Refusal: when it may not be defined so
+        """
+        xml = self.defined_xml()
+        if not self._isolation.is_complete(xml):
+            complete = self._isolation.define(xml)
+            self._domain = self._domain.connect().defineXML(complete)
 
     def resume(self) -> None:
         """Let a paused guest run, once it is proven again.

@@ -17,9 +17,11 @@ Nova creates the object; the driver substitutes its class.
 
 from typing import Any
 
+from nova import exception as nova_exception
 from nova import objects
 from nova.virt.libvirt import host as libvirt_host
 
+from nova_isolation import domain as domain_module
 from nova_isolation.virt import guest as guest_module
 from nova_isolation.virt import isolation as isolation_module
 
@@ -39,8 +41,16 @@ class Host(libvirt_host.Host):
         :returns: the guest
         :raises Refusal: when a hook refuses it
         """
-        defined = super().write_instance_config(self.isolation.define(xml))
-        return self._ours(defined)
+        complete = self.isolation.define(xml, self._defined(xml))
+        return self._ours(super().write_instance_config(complete))
+
+    def _defined(self, xml: str) -> str | None:
+        """Read the domain that a new definition will replace."""
+        instance = objects.Instance(uuid=domain_module.parse(xml).uuid)
+        try:
+            return self.get_guest(instance).defined_xml()
+        except nova_exception.InstanceNotFound:
+            return None
 
     def get_guest(self, instance: 'objects.Instance') -> guest_module.Guest:
         """Find the guest of an instance.

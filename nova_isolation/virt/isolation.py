@@ -18,6 +18,7 @@ cannot confine guests. It decides nothing about a guest: the hooks do.
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import os
 import threading
 import time
@@ -29,6 +30,7 @@ from oslo_config import cfg
 from oslo_context import context as oslo_context
 from oslo_log import log as logging
 
+from nova_isolation import chains
 from nova_isolation.conf import isolation as options
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
@@ -75,6 +77,7 @@ class Isolation:
         self._sound_until = 0.0
         self._lock = threading.Lock()
         self._keeping: set[str] = set()
+        self._believed: dict[str, frozenset[str]] = {}
 
     @property
     def active(self) -> bool:
@@ -104,18 +107,31 @@ class Isolation:
         if time.monotonic() >= self._sound_until:
             self.check_host(connection)
 
-    def define(self, xml: str) -> str:
+    def define(self, xml: str, before: str | None = None) -> str:
         """Complete the XML of a domain that Nova is about to define.
 
         :param xml: of the domain
+        :param before: of the domain as it is defined now, if it is
         :returns: the XML to define in its place
         :raises Refusal: when it may not be defined
         """
         if not self.active:
             return xml
         root = domain_module.read_xml(xml)
+        allowed = self.guest(xml).directories
+        known = allowed.images | self.recorded(before)
+        chains.state(root, dataclasses.replace(allowed, images=known))
         self.hooks.define(root)
         return etree.tostring(root, encoding='unicode')
+
+    @staticmethod
+    def is_complete(xml: str) -> bool:
+        """Tell whether a domain was completed by :meth:`define`.
+
+        :param xml: of the domain
+        :returns: False for one that was defined without us
+        """
+        return chains.are_stated(domain_module.read_xml(xml))
 
     def undefine(self, xml: str) -> str:
         """Take back what :meth:`define` added.
@@ -124,6 +140,7 @@ class Isolation:
         :returns: the XML without it
         """
         root = domain_module.read_xml(xml)
+        chains.withdraw(root)
         self.hooks.undefine(root)
         return etree.tostring(root, encoding='unicode')
 
@@ -135,16 +152,62 @@ class Isolation:
         :raises InvalidDomain: when the XML cannot be understood
         """
         domain = domain_module.parse(xml)
-        instances = self.conf.instances_path
         return base.Guest(
             domain,
             images.Directories(
-                instance=os.path.join(instances, domain.uuid),
-                cache=os.path.join(
-                    instances, self.conf.image_cache.subdirectory_name
-                ),
+                instance=os.path.join(self.conf.instances_path, domain.uuid),
+                cache=self._cache,
+                images=self._images(domain) | self.recorded(xml),
             ),
         )
+
+    @property
+    def _cache(self) -> str:
+        subdirectory: str = self.conf.image_cache.subdirectory_name
+        return os.path.join(self.conf.instances_path, subdirectory)
+
+    def _images(self, domain: domain_module.Domain) -> frozenset[str]:
+        """Name the images that Nova's own word gives a guest."""
+        with self._lock:
+            believed = self._believed.get(domain.uuid, frozenset())
+        image = domain.instance.image_id
+        return believed | ({images.cache_name(image)} if image else set())
+
+    def recorded(self, xml: str | None) -> frozenset[str]:
+        """Name the images of the cache that a domain's record gives a guest.
+
+        :param xml: of the domain, or None
+        :returns: the names of their files
+        """
+        if xml is None:
+            return frozenset()
+        paths = chains.recorded(domain_module.read_xml(xml))
+        cache = os.path.realpath(self._cache)
+        return frozenset(
+            os.path.basename(path)
+            for path in paths
+            if os.path.dirname(path) == cache
+        )
+
+    @contextlib.contextmanager
+    def believing(self, uuid: str, names: frozenset[str]) -> Iterator[None]:
+        """Believe that images are a guest's, beside what its domain says.
+
+        :param uuid: of the domain
+        :param names: of the images' files in the cache
+        :returns: a context
+        """
+        with self._lock:
+            before = self._believed.get(uuid, frozenset())
+            self._believed[uuid] = before | names
+        try:
+            yield
+        finally:
+            with self._lock:
+                if before:
+                    self._believed[uuid] = before
+                else:
+                    del self._believed[uuid]
 
     @contextlib.contextmanager
     def keeping_memory(self, uuid: str) -> Iterator[None]:
@@ -174,16 +237,24 @@ class Isolation:
             return uuid in self._keeping
 
     def report_refusal(
-        self, operation: str, instance: 'objects.Instance', reason: str
+        self,
+        operation: str,
+        instance: 'objects.Instance',
+        error: exceptions.IsolationError,
     ) -> None:
         """Leave an ``isolation.refused`` for the agent; never raises.
 
         :param operation: what Nova wanted to do, in its words
         :param instance: Nova's instance
-        :param reason: in an operator's words
+        :param error: why it was refused
         """
+        attack = isinstance(error, exceptions.DeceivingImage)
         LOG.error(
-            'isolation: %s refused: %s', operation, reason, instance=instance
+            'isolation: %s refused%s: %s',
+            operation,
+            ', an attack' if attack else '',
+            error.message,
+            instance=instance,
         )
         try:
             self.spool.put_event(
@@ -191,7 +262,8 @@ class Isolation:
                     host=self.conf.host,
                     instance=_instance(instance),
                     operation=operation,
-                    reason=reason,
+                    reason=error.message,
+                    attack=attack,
                 )
             )
         except Exception as e:

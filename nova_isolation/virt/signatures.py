@@ -44,6 +44,7 @@ RELIED_ON: dict[type, dict[str, tuple[str, ...]]] = {
     },
     driver.LibvirtDriver: {
         '_cleanup': ('context', 'instance'),
+        '_destroy': ('instance',),
         '_hard_reboot': ('context', 'instance'),
         '_set_host_enabled': ('enabled', 'disable_reason'),
         '_soft_reboot': ('instance',),
@@ -58,10 +59,10 @@ RELIED_ON: dict[type, dict[str, tuple[str, ...]]] = {
         'migrate_disk_and_power_off': ('context', 'instance'),
         'power_off': ('instance',),
         'rebuild': ('context', 'instance'),
-        'rescue': ('context', 'instance'),
+        'rescue': ('context', 'instance', 'network_info', 'image_meta'),
         'resume': ('context', 'instance'),
         'snapshot': ('context', 'instance'),
-        'spawn': ('context', 'instance'),
+        'spawn': ('context', 'instance', 'image_meta'),
         'unpause': ('instance',),
         'swap_volume': (
             'context',

@@ -160,18 +160,89 @@ class FaultAtAnotherStartTest(base.CloudTestCase):
 class HostileHeaderTest(base.CloudTestCase):
     """A captured QEMU rewrites the header of its own overlay."""
 
-    def test_a_header_that_names_a_neighbours_disk_is_not_followed(self):
-        guilty, victim = self.boot('guilty'), self.boot('victim')
+    def setUp(self):
+        super().setUp()
+        self.guilty = self.boot('guilty')
+        self.disk = f'{cloud.INSTANCES}/{self.guilty}/disk'
+        self.own = cloud.node(
+            f'qemu-img info -U --output json {self.disk} | '
+            'python3 -c "import json, sys; '
+            "print(json.load(sys.stdin)['full-backing-filename'])\""
+        ).strip()
+
+    def name(self, target):
+        """Let the header name another backing file."""
+        cloud.node(f'qemu-img rebase -u -F raw -b {target} {self.disk}')
+
+    def state_of(self, path):
+        return cloud.node(f'stat -c "%u %g %a" {path}; sha256sum {path}')
+
+    def assert_refused(self, cause):
+        with cloud.Consumer() as consumer:
+            lablib.call(
+                'POST', f'/servers/{self.guilty}/action', {'os-start': None}
+            )
+            self.assertIn(cause, cloud.failure(self.guilty, 'start'))
+            event = consumer.wait_for(
+                'isolation.refused',
+                lambda e: (
+                    e['event_type'] == 'isolation.refused'
+                    and e['instance']['uuid'] == self.guilty
+                ),
+            )
+        self.assertTrue(event['attack'])
+        self.assertIn(cause, event['reason'])
+        self.assert_no_process(self.guilty)
+        cloud.settle(self.guilty, 'SHUTOFF')
+
+    def test_a_neighbours_disk_is_not_opened(self):
+        victim = self.boot('victim')
+        cloud.act(victim, 'os-stop', 'SHUTOFF')
         target = f'{cloud.INSTANCES}/{victim}/disk'
-        cloud.act(guilty, 'os-stop', 'SHUTOFF')
+        cloud.act(self.guilty, 'os-stop', 'SHUTOFF')
+        before = self.state_of(target)
+        self.name(target)
+        self.assert_refused(target)
+        self.assertEqual(before, self.state_of(target))
+        # with the header as it was the server starts again
+        self.name(self.own)
+        cloud.act(self.guilty, 'os-start', 'ACTIVE')
+        self.assert_confined(self.guilty)
+
+    def test_another_image_of_the_cache_is_not_opened(self):
+        target = f'{cloud.INSTANCES}/_base/{"5" * 40}'
+        cloud.node(f'echo secret > {target}; chmod 644 {target}')
+        self.addCleanup(cloud.node, f'rm {target}')
+        cloud.act(self.guilty, 'os-stop', 'SHUTOFF')
+        before = self.state_of(target)
+        self.name(target)
+        self.assert_refused(target)
+        self.assertEqual(before, self.state_of(target))
+
+    def test_an_external_data_file_is_not_opened(self):
+        cloud.act(self.guilty, 'os-stop', 'SHUTOFF')
+        # the bit of the incompatible features that announces one
         cloud.node(
-            'qemu-img rebase -u -F qcow2 -b '
-            f'{target} {cloud.INSTANCES}/{guilty}/disk'
+            f"printf '\\004' | dd of={self.disk} bs=1 seek=79 conv=notrunc"
         )
+        self.assert_refused('external data file')
+
+    def test_libvirt_opens_the_chain_of_the_domain_also_without_us(self):
+        victim = self.boot('victim')
+        target = f'{cloud.INSTANCES}/{victim}/disk'
+        cloud.act(self.guilty, 'os-stop', 'SHUTOFF')
         before = cloud.node(f'stat -c "%u %g %a" {target}')
-        lablib.call('POST', f'/servers/{guilty}/action', {'os-start': None})
-        self.assertIn(target, cloud.failure(guilty, 'start'))
-        self.assert_no_process(guilty)
+        self.name(target)
+        # its profile names the id and the terminal of the start before
+        cloud.node(
+            "sed -i 's,/domain-[0-9]*-,/domain-*-,; s,/pts/[0-9]*,/pts/*,' "
+            f'{cloud.PROFILES}/libvirt-{self.guilty} && '
+            f'virsh start {self.guilty}'
+        )
+        self.addCleanup(cloud.node, f'virsh destroy {self.guilty}')
+        xml = cloud.domain_xml(self.guilty)
+        self.assertIn(f"<source file='{self.own}'", xml)
+        self.assertNotIn(target, xml)
         self.assertEqual(before, cloud.node(f'stat -c "%u %g %a" {target}'))
 
 

@@ -81,6 +81,10 @@ def header(
     return fixed + tail + name
 
 
+#: what of the cache is the guest's
+IMAGES = frozenset(['sha1', 'a b[1]*"ü', 'nbd:x'])
+
+
 class ImagesTestCase(base.BaseTestCase):
     def setUp(self):
         super().setUp()
@@ -91,7 +95,7 @@ class ImagesTestCase(base.BaseTestCase):
         self.foreign = os.path.join(top, 'instances', 'other')
         for directory in (self.instance, self.cache, self.foreign):
             os.makedirs(directory)
-        self.allowed = images.Directories(self.instance, self.cache)
+        self.allowed = images.Directories(self.instance, self.cache, IMAGES)
         self.disk = self.write(self.instance, 'disk', header())
 
     def write(self, directory, name, content=b''):
@@ -171,7 +175,9 @@ class ChainTest(ImagesTestCase):
     def test_directories_above_may_be_links(self):
         link = os.path.join(self.top, 'link')
         os.symlink(os.path.join(self.top, 'instances'), link)
-        self.allowed = images.Directories(f'{link}/uuid', f'{link}/_base')
+        self.allowed = images.Directories(
+            f'{link}/uuid', f'{link}/_base', IMAGES
+        )
         cached = self.write(self.cache, 'sha1')
         self.overlay(f'{link}/_base/sha1', b'raw')
         # what the kernel sees, for that is what the profile must name
@@ -267,6 +273,34 @@ class UntrustedTest(ImagesTestCase):
         self.overlay(name, b'raw')
         self.assert_refused(self.disk)
 
+    def test_another_image_of_the_cache(self):
+        # another project's, perhaps
+        other = self.write(self.cache, images.cache_name('not-this-one'))
+        self.overlay(other, b'raw')
+        error = self.assert_refused(other, 'none of the images that Nova')
+        self.assertIsInstance(error, exceptions.DeceivingImage)
+
+    def test_what_nova_makes_empty_for_all(self):
+        for name in ('ephemeral_1_default', 'ephemeral_20_40d1d2c', 'swap_64'):
+            self.write(self.cache, name)
+            self.overlay(f'{self.cache}/{name}', b'raw')
+            self.assertEqual(2, len(self.chain()))
+        for name in ('ephemeral_1_default.x', 'swap_', 'xswap_1', 'swap_1x'):
+            self.write(self.cache, name)
+            self.overlay(f'{self.cache}/{name}', b'raw')
+            self.assert_refused('none of the images')
+
+    def test_what_only_the_guest_can_have_written_is_an_attack(self):
+        for backing in (f'{self.foreign}/disk', 'json:{}', '../other/disk'):
+            self.overlay(backing, b'raw')
+            error = self.assert_refused()
+            self.assertIsInstance(error, exceptions.DeceivingImage, backing)
+        # and this is not
+        os.unlink(self.disk)
+        os.symlink('/etc/passwd', self.disk)
+        error = self.assert_refused()
+        self.assertNotIsInstance(error, exceptions.DeceivingImage)
+
     @ddt.data('\0', 'base\0', 'base\0x', '/etc/passwd\0')
     def test_a_name_that_ends_early(self, name):
         self.write(self.instance, 'base')
@@ -351,9 +385,9 @@ class UntrustedTest(ImagesTestCase):
 
     def test_a_missing_file_is_told_apart(self):
         # a hard reboot fetches it
-        self.overlay(f'{self.cache}/gone', b'raw')
+        self.overlay(f'{self.cache}/sha1', b'raw')
         error = self.assertRaises(exceptions.MissingImage, self.chain)
-        self.assertIn(f'{self.cache}/gone', error.message)
+        self.assertIn(f'{self.cache}/sha1', error.message)
         self.assertIn('does not exist', error.message)
         os.unlink(self.disk)
         self.assertRaises(exceptions.MissingImage, self.chain)

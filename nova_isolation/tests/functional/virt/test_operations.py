@@ -84,7 +84,11 @@ class OperationsTest(base.IsolationTestCase):
         server = self.boot()
         server = self.act(server, reboot={'type': 'HARD'})
         self.assertEqual('ACTIVE', server['status'])
-        self.assertEqual([('judge', 'running'), *REBUILT], self.verbs(server))
+        # and again when it can no longer write to its disks
+        self.assertEqual(
+            [('judge', 'running'), ('judge', 'shutoff'), *REBUILT],
+            self.verbs(server),
+        )
         self.assert_running(server, 2)
 
     def test_soft_reboot_starts_what_is_defined(self):

@@ -32,6 +32,7 @@ from oslotest import base
 from nova_isolation.apparmor import abi
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser
+from nova_isolation import chains
 from nova_isolation.conf import isolation as options
 from nova_isolation import domain
 from nova_isolation.domain.characters import Character
@@ -94,11 +95,20 @@ class AppArmorTestCase(base.BaseTestCase):
             )
         )
 
-    def guest(self, name):
+    def xml(self, name):
         """One of the samples, its files in the test's directory."""
         text = samples.domain(name).replace(INSTANCES, str(self.instances))
         # the sample of the image names another one than that of the domain
-        text = text.replace(f'_base/{BASE}', f'{UUID}/base')
+        return text.replace(f'_base/{BASE}', f'{UUID}/base')
+
+    def guest(self, name):
+        return hooks_base.Guest(domain.parse(self.xml(name)), self.directories)
+
+    def stated(self, name):
+        """The same with its backing chains, as Nova defines it."""
+        root = etree.fromstring(self.xml(name))
+        chains.state(root, self.directories)
+        text = etree.tostring(root, encoding='unicode')
         return hooks_base.Guest(domain.parse(text), self.directories)
 
     def written(self):
@@ -107,7 +117,7 @@ class AppArmorTestCase(base.BaseTestCase):
 
     @property
     def starting(self):
-        return self.guest('libvirt-11.3-defined')
+        return self.stated('libvirt-11.3-defined')
 
     @property
     def running(self):
@@ -234,13 +244,29 @@ class PolicyTest(AppArmorTestCase):
                 )
 
     def test_a_chain_that_may_not_be_followed_is_refused(self):
+        starting = self.starting
         self.disk.write_bytes(samples.image('on-json'))
         for verb in (self.hook.judge, self.hook.prepare, self.hook.narrow):
-            self.assertRaises(exceptions.UntrustedImage, verb, self.starting)
+            self.assertRaises(exceptions.DeceivingImage, verb, starting)
         self.assertEqual([], self.written())
 
 
 class StartTest(AppArmorTestCase):
+    def test_without_a_stated_chain_libvirt_would_read_the_header(self):
+        guest = self.guest('libvirt-11.3-defined')
+        self.hook.judge(guest)
+        error = self.assertRaises(
+            exceptions.UntrustedImage, self.hook.prepare, guest
+        )
+        self.assertIn('does not state the backing chain', error.message)
+        self.assertEqual([], self.written())
+
+    def test_a_header_that_changed_since_is_an_attack(self):
+        guest = self.starting
+        self.disk.write_bytes(samples.image('plain'))
+        self.assertRaises(exceptions.DeceivingImage, self.hook.prepare, guest)
+        self.assertEqual([], self.written())
+
     def test_a_judgement_changes_nothing(self):
         self.hook.judge(self.starting)
         self.assertEqual([], self.written())

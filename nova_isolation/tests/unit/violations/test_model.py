@@ -242,6 +242,7 @@ class RefusedTestCase(base.BaseTestCase):
                 'time': '2026-11-23T07:54:59.517000Z',
                 'instance': _TWO.payload(),
                 'operation': 'hard reboot',
+                'attack': False,
                 'reason': 'its profile does not compile:\\nline 3',
                 'summary': (
                     f'hard reboot of instance vm2 ({_TWO.uuid}) of project '
