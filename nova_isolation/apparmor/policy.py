@@ -378,9 +378,14 @@ def _state(policy: Policy, directory: str) -> list[rules.Rule]:
             deny=True,
         ),
         rules.File(
-            (f'{directory}/save/{policy.name}.save',),
+            (
+                '/',
+                rules.Glob.HANDED_OVER,
+                f'{directory[1:]}/save/{policy.name}.save',
+            ),
             'r',
-            # the descriptor is inherited, and checked again when it is used
+            # the descriptor is inherited, and checked again when it is used:
+            # by QEMU, in a mount namespace without the file
             "restoring the guest's saved memory",
         ),
     ]

@@ -359,6 +359,9 @@ class RenderTest(PolicyTestCase):
         self.assertEqual('', after.access(key.format(4, name)))
         self.assertEqual('', after.access(key.format(33, name)))
         self.assertEqual('r', after.access(f'{STATE}/save/{name}.save'))
+        self.assertEqual(
+            'r', after.access(f'/disconnected{STATE}/save/{name}.save')
+        )
         self.assertEqual('', after.access(f'{STATE}/save/other.save'))
 
     def test_a_long_name_is_cut_as_libvirt_cuts_it(self):
