@@ -163,6 +163,8 @@ def read_video(node: Node) -> Video | None:
     card.harmless(
         'blob edid heads primary ram vgamem vram vram64', 'resolution'
     )
+    # QEMU's device, which libvirt 12 adds; others may draw on the host
+    card.get('device', 'virtio-vga', 'virtio-gpu')
     acceleration = card.child('acceleration')
     accelerated = 'yes' in (
         acceleration.get('accel3d', 'yes', 'no'),

@@ -38,7 +38,7 @@ class CheckHostTest(base.CloudTestCase):
     def test_a_guest_in_complain_mode_is_found(self):
         uuid = self.boot('loose')
         cloud.node(
-            f'sed "s/(attach_disconnected)/(attach_disconnected, complain)/" '
+            f'sed "s/ flags=(/ flags=(complain, /" '
             f'{cloud.PROFILES}/libvirt-{uuid} > /tmp/loose && '
             'apparmor_parser -rTK /tmp/loose'
         )

@@ -232,6 +232,7 @@ class CoveredTest(base.BaseTestCase):
         "<input type='keyboard'/>",
         "<audio id='1' type='none'/>",
         "<video><model type='virtio'/></video>",
+        "<video><model type='virtio' device='virtio-vga'/></video>",
         "<controller type='usb'/>",
         "<memballoon model='virtio'/>",
     )
@@ -264,6 +265,10 @@ class UnknownTest(base.BaseTestCase):
         ("<tpm new='1'/>", "<tpm> new='1'"),
         ("<rng><backend model='new'/></rng>", "<rng> <backend> model='new'"),
         ('<video><new/></video>', '<video> <new>'),
+        (
+            "<video><model type='virtio' device='virtio-vga-gl'/></video>",
+            "<video> <model> device='virtio-vga-gl'",
+        ),
         ("<shmem name='a'><size>1</size><b/></shmem>", '<shmem> a <b>'),
         ("<vsock model='virtio'>text</vsock>", "<vsock> text 'text'"),
         (
