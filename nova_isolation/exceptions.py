@@ -74,6 +74,10 @@ class NotConfined(Refusal):
     """The guest's process is not confined by the policy made for it."""
 
 
+class NotSeparate(Refusal):
+    """The guest could reach what another guest has, or another one its own."""
+
+
 class HookFailed(Refusal):
     """A hook failed where it neither confined the guest nor objected."""
 

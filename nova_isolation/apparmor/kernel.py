@@ -19,11 +19,22 @@ securityfs) and ``procattr.c`` (the labels of processes).
 import errno
 import hashlib
 import os
+import re
+import types
+from typing import Self
 
 from nova_isolation import exceptions
 
 _ENABLED = '/sys/module/apparmor/parameters/enabled'
 _PROFILES = '/sys/kernel/security/apparmor/policy/profiles'
+_ACCESS = '/sys/kernel/security/apparmor/.access'
+
+# The class of files in a query, and the bits of its answer that let somebody
+# do something to one: executing, writing, reading, appending. Of any path at
+# which a granted one goes on the kernel says that attributes can be read:
+# aa_compute_fperms().
+_FILE = 2
+_EXECUTE, _WRITE, _READ, _APPEND = 1, 2, 4, 8
 
 # raw_sha256 since Linux 6.8 or so, raw_sha1 before
 _ALGORITHMS = ('sha256', 'sha1')
@@ -153,3 +164,74 @@ def _label(directory: str) -> str | None:
             return ''
     # the thread ended between listing and reading
     return None
+
+
+class Judge:
+    """The kernel's own answers to what a profile allows; a context manager.
+
+    The interface is that of libapparmor's aa_query_file_path(3). It needs no
+    privilege.
+    """
+
+    def __enter__(self) -> Self:
+        """Open the kernel's interface.
+
+        :returns: itself
+        :raises HostFault: when there is none
+        """
+        try:
+            self._descriptor = os.open(_ACCESS, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as e:
+            raise exceptions.HostFault(
+                f'the kernel does not answer what a profile allows: {_ACCESS}:'
+                f' {e.strerror}'
+            ) from e
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
+
+    def file(self, profile: str, path: str) -> str:
+        """Ask which access to a file a profile allows.
+
+        :param profile: the name of a loaded profile
+        :param path: absolute, as the kernel would show it
+        :returns: of ``r``, ``w`` and ``x`` what it allows; ``w`` for appending
+            too; '' also for a profile that is not loaded
+        :raises HostFault: when the kernel's answer is none
+        """
+        query = b'label\0%s\0%c%s' % (
+            profile.encode(),
+            _FILE,
+            os.fsencode(path),
+        )
+        try:
+            os.write(self._descriptor, query)
+            answer = os.pread(self._descriptor, 256, 0)
+        except FileNotFoundError:
+            return ''
+        except OSError as e:
+            raise exceptions.HostFault(
+                f'the kernel does not answer what {profile} allows: '
+                f'{e.strerror}'
+            ) from e
+        found = re.match(b'allow 0x([0-9a-f]{8})\n', answer)
+        if not found:
+            raise exceptions.HostFault(
+                f'the kernel answers {answer[:80]!r} to what {profile} allows'
+            )
+        allowed = int(found[1], 16)
+        return ''.join(
+            letter
+            for letter, bits in (
+                ('r', _READ),
+                ('w', _WRITE | _APPEND),
+                ('x', _EXECUTE),
+            )
+            if allowed & bits
+        )

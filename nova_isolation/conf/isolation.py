@@ -113,6 +113,20 @@ A device that is known and that no profile can be made for (the reason then
 says ``cannot be granted``) is refused with either value.
 """,
     ),
+    cfg.ListOpt(
+        'shared_paths',
+        default=[],
+        help="""
+Files, devices and directories that several guests may have and write to on
+purpose: absolute paths; of a directory all below it.
+
+Before each start what the guest may reach is compared with what every other
+guest of the host has, running or defined; an overlap refuses the start, and
+the reason names both guests and the path. Not meant is what both only read (an
+image of the cache, an ISO) and what both call shareable (a volume that is
+attached to several). Name here what your own drivers share beyond that.
+""",
+    ),
     cfg.StrOpt(
         'profile_directory',
         default='/etc/apparmor.d/libvirt',

@@ -15,25 +15,35 @@
 import os
 
 from lxml import etree
+from oslo_config import cfg
 from oslo_log import log as logging
 
 from nova_isolation.apparmor import grants as grants_module
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
+from nova_isolation.apparmor import rules
 from nova_isolation import domain as domain_module
 from nova_isolation.domain.disks import Disk
 from nova_isolation import exceptions
 from nova_isolation.hooks import base
 from nova_isolation import images
+from nova_isolation import neighbours
 from nova_isolation import privileged
 from nova_isolation import processes
 
 LOG = logging.getLogger(__name__)
 
+# How many overlaps a reason names.
+_SHOWN = 3
+
 
 class AppArmorHook(base.Hook):
     """Confines each guest by ``libvirt-<uuid>``, which is the whole policy."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        super().__init__(conf)
+        self._register = neighbours.Register()
 
     @property
     def _complain(self) -> bool:
@@ -82,6 +92,19 @@ class AppArmorHook(base.Hook):
             if label.get('model') == 'apparmor':
                 xml.remove(label)
 
+    def learn(self, domain: domain_module.Domain) -> None:
+        self._register.put(domain.uuid, self._resources(domain))
+
+    def forget(self, uuid: str) -> None:
+        self._register.drop(uuid)
+
+    def _resources(
+        self, domain: domain_module.Domain
+    ) -> tuple[neighbours.Resource, ...]:
+        return neighbours.resources(
+            domain, self.conf.isolation.libvirt_state_directory
+        )
+
     def judge(self, guest: base.Guest) -> None:
         privileged.check_profile(self.policy(guest).to_wire())
 
@@ -94,7 +117,36 @@ class AppArmorHook(base.Hook):
                 guest.domain.uuid,
                 '; '.join(guest.domain.unknown),
             )
-        privileged.write_profile(self.policy(guest).to_wire(), load=False)
+        policy = self.policy(guest)
+        # known before it is compared: of two that start at once one sees
+        # the other
+        self.learn(guest.domain)
+        self._compare(guest.domain)
+        privileged.write_profile(policy.to_wire(), load=False)
+
+    def _compare(self, domain: domain_module.Domain) -> None:
+        """Compare what a guest has with what all others have."""
+        overlaps = self._register.overlaps(
+            domain.uuid,
+            self._resources(domain),
+            self.conf.isolation.shared_paths,
+        )
+        if overlaps:
+            self._object(
+                f'guest {domain.uuid} and others have the same: '
+                + '; '.join(
+                    f'{o.mine.path} ({o.mine.origin}) is {o.theirs.path} '
+                    f'({o.theirs.origin}) of guest {o.uuid}'
+                    for o in overlaps[:_SHOWN]
+                )
+                + ': where that is meant, name it in [isolation] shared_paths'
+            )
+
+    def _object(self, reason: str) -> None:
+        """Refuse in enforce mode, and only say so in complain mode."""
+        if not self._complain:
+            raise exceptions.NotSeparate(reason)
+        LOG.warning('isolation: %s', reason)
 
     def narrow(self, guest: base.Guest) -> None:
         privileged.write_profile(self.policy(guest).to_wire(), load=True)
@@ -125,6 +177,7 @@ class AppArmorHook(base.Hook):
                 f'the kernel holds another policy under {profile} than '
                 f'{path} compiles to'
             )
+        self._ask_kernel(guest)
         if not processes.is_same(process):
             raise exceptions.NotConfined(
                 f'process {process.pid} of the guest ended during its check'
@@ -137,6 +190,87 @@ class AppArmorHook(base.Hook):
             process.pid,
             expected,
             path,
+        )
+
+    def _ask_kernel(self, guest: base.Guest) -> None:
+        """Have the kernel itself say that no guest reaches another's.
+
+        :param guest: as it runs, its policy loaded
+        :raises NotSeparate: when it says otherwise
+        """
+        domain = guest.domain
+        profile = policy_module.profile_name(domain.uuid)
+        policy = self.policy(guest)
+        mine = self._resources(domain)
+        self._register.put(domain.uuid, mine)
+        with kernel.Judge() as judge:
+            for grant in policy.files:
+                allowed = judge.file(profile, grant.path)
+                if not grant.tree and allowed != grant.access.rstrip('k'):
+                    self._object(
+                        f'the kernel allows {allowed!r} of {grant.path}, and '
+                        f'the profile says {grant.access!r} ({grant.origin}): '
+                        'a defect of nova-isolation, please report it'
+                    )
+            known: dict[str, str] = {}
+            for other, theirs in self._register.others(domain.uuid):
+                for resource in theirs:
+                    path = resource.path
+                    if path not in known:
+                        known[path] = judge.file(profile, path)
+                    self._check_answer(
+                        domain.uuid, known[path], other, resource, policy
+                    )
+                name = policy_module.profile_name(other)
+                for resource in mine:
+                    self._check_answer(
+                        other,
+                        judge.file(name, resource.path),
+                        domain.uuid,
+                        resource,
+                    )
+
+    def _check_answer(
+        self,
+        uuid: str,
+        allowed: str,
+        owner: str,
+        resource: neighbours.Resource,
+        policy: policy_module.Policy | None = None,
+    ) -> None:
+        """Check what the kernel lets one guest do to another's resource.
+
+        :param uuid: of the guest that could do it
+        :param allowed: the kernel's answer
+        :param owner: uuid of the other guest
+        :param resource: the other guest's
+        :param policy: of the guest that could do it, when it is at hand
+        """
+        if not allowed:
+            return
+        options = self.conf.isolation
+        could = neighbours.Resource(
+            resource.path, 'the kernel', allowed, resource.shareable
+        )
+        if neighbours.is_intended(could, resource, options.shared_paths):
+            return
+        why = ''
+        if policy is not None:
+            found = [
+                rule.render(rules.Dialect())
+                for rule in policy_module.all_rules(
+                    policy, options.libvirt_state_directory
+                )
+                if isinstance(rule, rules.File) and rule.matches(resource.path)
+            ]
+            why = (
+                f', by the rule {found[0]}'
+                if found
+                else ', by no rule of the profile: a defect of nova-isolation'
+            )
+        self._object(
+            f'the kernel allows guest {uuid} {allowed!r} of {resource.path} '
+            f'({resource.origin}), which is that of guest {owner}{why}'
         )
 
     def owns(self, uuid: str) -> bool:

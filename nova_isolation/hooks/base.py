@@ -89,6 +89,20 @@ class Hook(abc.ABC):
         :param xml: the ``<domain>`` element, changed in place
         """
 
+    def learn(self, domain: domain_module.Domain) -> None:
+        """Take in another guest of this host, in place of what was known.
+
+        Called for each guest, running or defined, before one starts.
+
+        :param domain: the guest's domain
+        """
+
+    def forget(self, uuid: str) -> None:
+        """Forget a guest that is no longer on this host.
+
+        :param uuid: of the domain
+        """
+
     def judge(self, guest: Guest) -> None:
         """Find out, without changing anything, whether a start would fail.
 

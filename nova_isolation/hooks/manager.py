@@ -19,6 +19,7 @@ from oslo_config import cfg
 from oslo_log import log as logging
 import stevedore
 
+from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
 from nova_isolation.hooks import base
 
@@ -86,6 +87,14 @@ class HookManager:
     def undefine(self, xml: etree._Element) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.undefine`."""
         self._call('undefine', xml)
+
+    def learn(self, domain: domain_module.Domain) -> None:
+        """See :meth:`nova_isolation.hooks.base.Hook.learn`."""
+        self._call('learn', domain)
+
+    def forget(self, uuid: str) -> None:
+        """See :meth:`nova_isolation.hooks.base.Hook.forget`."""
+        self._call('forget', uuid)
 
     def judge(self, guest: base.Guest) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.judge`."""

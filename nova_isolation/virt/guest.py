@@ -61,6 +61,7 @@ class Guest(libvirt_guest.Guest):
         restoring = self.has_saved_memory()
         if not restoring:
             self._complete()
+        self._isolation.learn_neighbours(self._domain.connect())
         try:
             self._isolation.hooks.prepare(self.starting())
             super().launch(pause=True)
@@ -145,6 +146,7 @@ class Guest(libvirt_guest.Guest):
             return
         super().delete_configuration(*args, **kwargs)
         self._isolation.hooks.release(uuid)
+        self._isolation.forget_neighbour(uuid)
 
     def attach_device(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: the profile would have to grant the device first."""

@@ -42,7 +42,9 @@ class Host(libvirt_host.Host):
         :raises Refusal: when a hook refuses it
         """
         complete = self.isolation.define(xml, self._defined(xml))
-        return self._ours(super().write_instance_config(complete))
+        guest = self._ours(super().write_instance_config(complete))
+        self.isolation.forget_neighbour(guest.uuid)
+        return guest
 
     def _defined(self, xml: str) -> str | None:
         """Read the domain that a new definition will replace."""

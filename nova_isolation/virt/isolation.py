@@ -78,6 +78,8 @@ class Isolation:
         self._lock = threading.Lock()
         self._keeping: set[str] = set()
         self._believed: dict[str, frozenset[str]] = {}
+        # of each guest that the hooks know: libvirt's id of it, -1 when off
+        self._known: dict[str, int] = {}
 
     @property
     def active(self) -> bool:
@@ -123,6 +125,46 @@ class Isolation:
         chains.state(root, dataclasses.replace(allowed, images=known))
         self.hooks.define(root)
         return etree.tostring(root, encoding='unicode')
+
+    def learn_neighbours(self, connection: libvirt.virConnect) -> None:
+        """Tell the hooks of all guests of this host, as far as they changed.
+
+        :param connection: to libvirtd
+        :raises HostFault: when libvirtd does not answer
+        """
+        try:
+            domains = {d.UUIDString(): d for d in connection.listAllDomains(0)}
+        except libvirt.libvirtError as e:
+            raise exceptions.HostFault(f'libvirtd does not answer: {e}') from e
+        with self._lock:
+            gone = self._known.keys() - domains.keys()
+            changed = [
+                (uuid, domain, domain.ID())
+                for uuid, domain in domains.items()
+                if self._known.get(uuid) != domain.ID()
+            ]
+        for uuid in gone:
+            self.forget_neighbour(uuid)
+        for uuid, domain, number in changed:
+            try:
+                self.hooks.learn(domain_module.parse(domain.XMLDesc(0)))
+            except (exceptions.InvalidDomain, libvirt.libvirtError) as e:
+                # gone meanwhile, or none that Nova could have made
+                LOG.warning(
+                    'isolation: guest %s is not compared with: %s', uuid, e
+                )
+                continue
+            with self._lock:
+                self._known[uuid] = number
+
+    def forget_neighbour(self, uuid: str) -> None:
+        """Look at a guest again before the next start, if it is still there.
+
+        :param uuid: of the domain
+        """
+        with self._lock:
+            self._known.pop(uuid, None)
+        self.hooks.forget(uuid)
 
     @staticmethod
     def is_complete(xml: str) -> bool:

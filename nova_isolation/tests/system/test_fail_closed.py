@@ -246,6 +246,55 @@ class HostileHeaderTest(base.CloudTestCase):
         self.assertEqual(before, cloud.node(f'stat -c "%u %g %a" {target}'))
 
 
+class SeparationTest(base.CloudTestCase):
+    """Nothing of one guest is another's, by any name and any profile."""
+
+    def refused(self, uuid, *words):
+        lablib.call('POST', f'/servers/{uuid}/action', {'os-start': None})
+        cause = cloud.failure(uuid, 'start')
+        for word in words:
+            self.assertIn(word, cause)
+        self.assert_no_process(uuid)
+        cloud.settle(uuid, 'SHUTOFF')
+
+    def test_a_hard_link_to_a_neighbours_disk(self):
+        guilty, victim = self.boot('guilty'), self.boot('victim')
+        disk = f'{cloud.INSTANCES}/{guilty}/disk'
+        target = f'{cloud.INSTANCES}/{victim}/disk'
+        cloud.act(guilty, 'os-stop', 'SHUTOFF')
+        cloud.node(f'mv {disk} {disk}.own && ln {target} {disk}')
+        before = cloud.node(f'stat -c "%u %g %a" {target}')
+        self.refused(guilty, guilty, victim, disk, target)
+        self.assertEqual(before, cloud.node(f'stat -c "%u %g %a" {target}'))
+        # of a victim that is off as well
+        cloud.act(victim, 'os-stop', 'SHUTOFF')
+        self.refused(guilty, guilty, victim, disk, target)
+        cloud.node(f'mv {disk}.own {disk}')
+        cloud.act(guilty, 'os-start', 'ACTIVE')
+        self.assert_confined(guilty)
+
+    def test_a_neighbour_whose_profile_reaches_this_guest(self):
+        neighbour, guest = self.boot('neighbour'), self.boot('guest')
+        cloud.act(guest, 'os-stop', 'SHUTOFF')
+        # not by its file, which is as it was: in the kernel alone
+        cloud.node(
+            f"sed 's,^}},  {cloud.INSTANCES}/*/disk rw\\,\\n}},' "
+            f'{cloud.PROFILES}/libvirt-{neighbour} > /run/wider && '
+            'apparmor_parser -rTK /run/wider'
+        )
+        self.refused(
+            guest,
+            f'guest {neighbour}',
+            f'{cloud.INSTANCES}/{guest}/disk',
+            f'guest {guest}',
+        )
+        cloud.node(
+            f'apparmor_parser -rTK {cloud.PROFILES}/libvirt-{neighbour}'
+        )
+        cloud.act(guest, 'os-start', 'ACTIVE')
+        self.assert_confined(guest)
+
+
 class FaultOfTheHostTest(base.CloudTestCase):
     """The compute service is disabled with the reason, and comes back."""
 

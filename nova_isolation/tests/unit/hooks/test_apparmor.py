@@ -46,9 +46,11 @@ from nova_isolation.tests.unit.apparmor import compiled
 from nova_isolation.tests.unit import samples
 
 UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
+OTHER = '8887d9d3-17f8-4388-8771-fab6312518d6'
 PROFILE = f'libvirt-{UUID}'
 BASE = '407f778cec1c0f3f6b62f8e45bc3da5a26fb89ce'
 INSTANCES = '/var/lib/nova/instances'
+PARSER = parser.Parser('/usr/sbin/apparmor_parser', 30)
 PID = 4711
 CAPABILITIES = """
 <capabilities><host>
@@ -56,6 +58,27 @@ CAPABILITIES = """
   <secmodel><model>dac</model><doi>0</doi></secmodel>
 </host></capabilities>
 """
+
+
+class CompiledJudge:
+    """Answers by what the real parser compiled, as the kernel would."""
+
+    def __init__(self, profiles):
+        self.profiles = profiles
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def file(self, profile, path):
+        try:
+            compiled_profile = PARSER.compile(str(self.profiles / profile))
+        except exceptions.ProfileRejected:
+            return ''
+        access = compiled.Files(compiled_profile).access(path)
+        return ''.join(letter for letter in 'rwx' if letter in access)
 
 
 class AppArmorTestCase(base.BaseTestCase):
@@ -89,6 +112,12 @@ class AppArmorTestCase(base.BaseTestCase):
             profile_directory=str(self.profiles), group='isolation'
         )
         self.hook = apparmor.AppArmorHook(cfg.CONF)
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.apparmor.kernel.Judge',
+                lambda: CompiledJudge(self.profiles),
+            )
+        )
         self.useFixture(
             fixtures.MonkeyPatch(
                 'nova_isolation.apparmor.kernel._PROFILES', str(self.held)
@@ -297,6 +326,103 @@ class StartTest(AppArmorTestCase):
         self.assertEqual('wr', self.access('/dev/pts/0'))
         self.assertEqual('', self.access('/dev/pts/5'))
         self.assertEqual('wrk', self.access(self.disk))
+
+
+class SeparateTest(AppArmorTestCase):
+    """What two guests have, compared by us and asked of the kernel."""
+
+    def setUp(self):
+        super().setUp()
+        self.directory = self.instances / OTHER
+        self.directory.mkdir()
+        self.their_disk = self.directory / 'disk'
+        self.their_disk.write_bytes(b'')
+
+    def learn_other(self, disk=None):
+        text = self.xml('libvirt-11.3-running').replace(UUID, OTHER)
+        text = text.replace('instance-00000001', 'instance-00000002')
+        text = text.replace('/dev/pts/0', '/dev/pts/1')
+        if disk:
+            text = text.replace(str(self.their_disk), str(disk))
+        self.hook.learn(domain.parse(text))
+
+    def assert_refused(self, verb, guest, *words):
+        error = self.assertRaises(exceptions.NotSeparate, verb, guest)
+        for word in (UUID, OTHER, *words):
+            self.assertIn(word, error.message)
+
+    def test_guests_with_files_of_their_own(self):
+        self.learn_other()
+        self.hook.prepare(self.starting)
+        self.hook.prepare(self.running)
+        self.hook._ask_kernel(self.running)
+
+    def test_the_same_disk_by_another_name(self):
+        os.unlink(self.their_disk)
+        os.link(self.disk, self.their_disk)
+        self.learn_other()
+        self.assert_refused(
+            self.hook.prepare,
+            self.starting,
+            str(self.disk),
+            str(self.their_disk),
+            'shared_paths',
+        )
+        self.assertEqual([], self.written())
+        self.hook.forget(OTHER)
+        self.hook.prepare(self.starting)
+
+    def test_the_same_disk_in_complain_mode_is_only_reported(self):
+        self.config.config(mode='complain', group='isolation')
+        self.learn_other(disk=self.disk)
+        with self.assertLogs('nova_isolation.hooks.apparmor') as logs:
+            self.hook.prepare(self.starting)
+        self.assertIn(OTHER, logs.output[0])
+
+    def test_what_is_declared_shared(self):
+        self.learn_other(disk=self.disk)
+        self.config.config(
+            shared_paths=[str(self.instances)], group='isolation'
+        )
+        self.hook.prepare(self.starting)
+
+    def test_a_profile_that_grants_more_than_its_rules(self):
+        self.learn_other()
+        self.hook.prepare(self.starting)
+        self.hook.prepare(self.running)
+        text = self.path.read_text()
+        self.path.write_text(
+            text.replace('\n}', f'\n  "{self.directory}/**" rwk,\n}}')
+        )
+        self.assert_refused(
+            self.hook._ask_kernel,
+            self.running,
+            str(self.their_disk),
+            'by no rule of the profile',
+        )
+
+    def test_a_profile_that_grants_less_than_its_rules(self):
+        self.hook.prepare(self.starting)
+        self.hook.prepare(self.running)
+        text = self.path.read_text()
+        self.path.write_text(
+            text.replace('\n}', f'\n  deny "{self.disk}" w,\n}}')
+        )
+        error = self.assertRaises(
+            exceptions.NotSeparate, self.hook._ask_kernel, self.running
+        )
+        self.assertIn('a defect of nova-isolation', error.message)
+
+    def test_another_guest_s_profile_that_reaches_this_one(self):
+        self.learn_other()
+        self.hook.prepare(self.starting)
+        self.hook.prepare(self.running)
+        (self.profiles / f'libvirt-{OTHER}').write_text(
+            f'profile libvirt-{OTHER} {{ "{self.instances}/**" r, }}'
+        )
+        self.assert_refused(
+            self.hook._ask_kernel, self.running, str(self.disk)
+        )
 
 
 class VerifyTest(AppArmorTestCase):

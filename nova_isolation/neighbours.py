@@ -1,0 +1,225 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Which guest of this host has which file or device.
+
+Two names may stand for one file, and a device's name for another device
+tomorrow: a file is known by the device and inode that it has, a device by its
+number, and only what does not exist by its name.
+"""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+import os
+import stat
+import threading
+
+from nova_isolation import domain as domain_module
+
+Identity = tuple[str, int, int] | tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Resource:
+    """A file or device of a guest.
+
+    :ivar path: absolute
+    :ivar origin: the element of the domain's XML, or what libvirt keeps
+    :ivar access: ``rw`` for what is its own, ``r`` for what several guests may
+        read, '' for what is kept for it and no guest may name
+    :ivar shareable: whether the XML says that several guests may write to it
+    """
+
+    path: str
+    origin: str
+    access: str
+    shareable: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """A resource that two guests have.
+
+    :ivar mine: as the guest asked about has it
+    :ivar uuid: of the other guest
+    :ivar theirs: as the other one has it
+    """
+
+    mine: Resource
+    uuid: str
+    theirs: Resource
+
+
+def identify(path: str) -> Identity:
+    """Tell which file or device a path is now.
+
+    :param path: absolute
+    :returns: equal for two paths to the same one
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return ('path', path)
+    if stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode):
+        return ('device', stat.S_IFMT(status.st_mode), status.st_rdev)
+    return ('file', status.st_dev, status.st_ino)
+
+
+def resources(
+    domain: domain_module.Domain, state_directory: str
+) -> tuple[Resource, ...]:
+    """List what a guest has that is nobody else's affair.
+
+    :param domain: the guest's domain, running or not
+    :param state_directory: libvirt's, see ``[isolation]
+        libvirt_state_directory``
+    :returns: files and devices of its XML, and what libvirt keeps for it
+    """
+    found = []
+    for disk in domain.disks:
+        origin = f'<disk> {disk.target}'
+        below = set(disk.backing or ())
+        own = os.path.dirname(disk.path or '')
+        for layer in disk.layers:
+            if not layer.path:
+                continue
+            # of backing files the image cache's are shared, and not what
+            # lies beside the disk; a disk that is only read may be the
+            # config drive
+            shared = layer in below and os.path.dirname(layer.path) != own
+            access = 'r' if shared else 'rw'
+            found.append(Resource(layer.path, origin, access, disk.shareable))
+    for character in domain.characters:
+        origin = f'<{character.device}>'
+        if character.path and character.kind != 'pipe':
+            found.append(Resource(character.path, origin, 'rw'))
+        if character.log:
+            found.append(Resource(character.log, f'{origin} <log>', ''))
+    firmware = domain.firmware
+    if firmware.nvram and firmware.nvram.path:
+        found.append(Resource(firmware.nvram.path, '<nvram>', 'rw'))
+    saved = f'{state_directory}/save/{domain.name}.save'
+    found.append(Resource(saved, "the guest's saved memory", ''))
+    if domain.id is not None:
+        own = f'{state_directory}/domain-{domain.id}-{domain.name[:20]}'
+        for name in ('master-key.aes', 'monitor.sock'):
+            found.append(Resource(f'{own}/{name}', 'libvirt', ''))
+    return tuple(found)
+
+
+def is_intended(
+    mine: Resource, theirs: Resource, shared: Sequence[str] = ()
+) -> bool:
+    """Tell whether two guests may have a resource both.
+
+    :param mine: as one of them has it
+    :param theirs: as the other one has it
+    :param shared: ``[isolation] shared_paths``
+    :returns: for what neither writes to, and what is declared shared
+    """
+    if any(
+        path == place or path.startswith(f'{place}/')
+        for path in (mine.path, theirs.path)
+        for place in shared
+    ):
+        return True
+    if mine.shareable and theirs.shareable:
+        return True
+    return mine.access == theirs.access == 'r'
+
+
+class Register:
+    """What all guests of this host have; used by several threads.
+
+    Its size is that of the guests' XML; a lookup does not depend on how many
+    guests there are.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._guests: dict[str, tuple[Resource, ...]] = {}
+        # who has it, apart from those who only read it
+        self._private: dict[Identity, dict[str, Resource]] = {}
+        self._read: dict[Identity, dict[str, Resource]] = {}
+        self._identities: dict[str, list[Identity]] = {}
+
+    def put(self, uuid: str, found: Iterable[Resource]) -> None:
+        """Take in a guest, in place of what was known of it.
+
+        :param uuid: of the guest
+        :param found: its resources
+        """
+        known = tuple(found)
+        identities = [identify(resource.path) for resource in known]
+        with self._lock:
+            self._drop(uuid)
+            self._guests[uuid] = known
+            self._identities[uuid] = identities
+            for resource, identity in zip(known, identities, strict=True):
+                kind = self._read if resource.access == 'r' else self._private
+                kind.setdefault(identity, {})[uuid] = resource
+
+    def drop(self, uuid: str) -> None:
+        """Forget a guest.
+
+        :param uuid: of the guest
+        """
+        with self._lock:
+            self._drop(uuid)
+
+    def _drop(self, uuid: str) -> None:
+        self._guests.pop(uuid, None)
+        for identity in self._identities.pop(uuid, ()):
+            for kind in (self._private, self._read):
+                owners = kind.get(identity, {})
+                owners.pop(uuid, None)
+                if not owners:
+                    kind.pop(identity, None)
+
+    def others(self, uuid: str) -> list[tuple[str, tuple[Resource, ...]]]:
+        """List the other guests.
+
+        :param uuid: of the guest that is none of them
+        :returns: (uuid, resources) of each
+        """
+        with self._lock:
+            return [item for item in self._guests.items() if item[0] != uuid]
+
+    def overlaps(
+        self, uuid: str, found: Iterable[Resource], shared: Sequence[str] = ()
+    ) -> list[Overlap]:
+        """Find what a guest would have of others without intention.
+
+        :param uuid: of the guest
+        :param found: its resources
+        :param shared: ``[isolation] shared_paths``
+        :returns: the overlaps, at most one with each other guest and resource
+        """
+        candidates: list[Overlap] = []
+        for mine in found:
+            identity = identify(mine.path)
+            with self._lock:
+                theirs = dict(self._private.get(identity, {}))
+                if mine.access != 'r':
+                    theirs |= self._read.get(identity, {})
+            candidates += [
+                Overlap(mine, other, resource)
+                for other, resource in theirs.items()
+                if other != uuid
+                # a name may mean another device than when it was taken in
+                and identify(resource.path) == identity
+            ]
+        return [
+            overlap
+            for overlap in candidates
+            if not is_intended(overlap.mine, overlap.theirs, shared)
+        ]
