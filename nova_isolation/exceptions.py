@@ -46,6 +46,10 @@ class NotCovered(Refusal):
     """The guest has, or the operation needs, what is not covered yet."""
 
 
+class MissingDevice(Refusal):
+    """Something of the host that the guest names is not there."""
+
+
 class UntrustedImage(Refusal):
     """A disk, or what its image header names, is not where it may be."""
 

@@ -208,6 +208,74 @@ def listen_inet6() -> list[rules.Rule]:
     return [rules.Network('inet6', 'stream', why, LISTENING)]
 
 
+def connect_inet() -> list[rules.Rule]:
+    """Connecting over IPv4: disks that QEMU itself gets from the network.
+
+    :returns: the rules
+    """
+    why = 'QEMU connects over IPv4'
+    return [rules.Network('inet', 'stream', why)]
+
+
+def connect_inet6() -> list[rules.Rule]:
+    """Connecting over IPv6: disks that QEMU itself gets from the network.
+
+    :returns: the rules
+    """
+    why = 'QEMU connects over IPv6'
+    return [rules.Network('inet6', 'stream', why)]
+
+
+def names() -> list[rules.Rule]:
+    """Looking up the names of servers.
+
+    :returns: the rules
+    """
+    why = 'a server is given by its name'
+    files = ('gai.conf', 'host.conf', 'hosts', 'nsswitch.conf', 'resolv.conf')
+    return [
+        *[_file(why, 'r', f'/etc/{name}') for name in files],
+        rules.Network('inet', 'dgram', why),
+        rules.Network('inet6', 'dgram', why),
+    ]
+
+
+def ceph() -> list[rules.Rule]:
+    """What Ceph's client tries and does without.
+
+    :returns: the rules
+    """
+    why = "Ceph's tracing, which shares memory between all guests"
+    return [
+        _quiet(why, 'rw', f'/{top}/shm/lttng-ust-wait-', Glob.ANY)
+        for top in ('dev', 'run')
+    ]
+
+
+def swtpm() -> list[rules.Rule]:
+    """The emulator of a TPM, which libvirt starts with the guest's label.
+
+    :returns: the rules
+    """
+    why = '<tpm type=emulator>'
+    return [
+        _file(why, 'rmix', '/usr/bin/swtpm'),
+        _file(why, 'r', '/etc/ssl/openssl.cnf'),
+    ]
+
+
+def macvtap() -> list[rules.Rule]:
+    """A macvtap device that is not known before libvirt has made it.
+
+    Only until the guest runs: then its own is.
+
+    :returns: the rules
+    """
+    why = '<interface type=direct>'
+    path = ('/', Glob.HANDED_OVER, 'dev/tap', Glob.DIGITS)
+    return [_file(why, 'rw', *path)]
+
+
 #: in every profile, in this order
 ALWAYS: tuple[Callable[[], list[rules.Rule]], ...] = (
     start,
@@ -223,4 +291,10 @@ OPTIONAL: dict[str, Callable[[], list[rules.Rule]]] = {
     'tap': tap,
     'listen-inet': listen_inet,
     'listen-inet6': listen_inet6,
+    'connect-inet': connect_inet,
+    'connect-inet6': connect_inet6,
+    'names': names,
+    'ceph': ceph,
+    'swtpm': swtpm,
+    'macvtap': macvtap,
 }

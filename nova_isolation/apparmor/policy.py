@@ -21,7 +21,6 @@ out of it, named ``libvirt-<uuid>``.
 
 from collections.abc import Iterable, Sequence
 import dataclasses
-import ipaddress
 import re
 from typing import Any
 from typing import TypeVar
@@ -29,7 +28,6 @@ from typing import TypeVar
 from nova_isolation.apparmor import needs
 from nova_isolation.apparmor import rules
 from nova_isolation import domain as domain_module
-from nova_isolation.domain import interfaces
 from nova_isolation import exceptions
 
 _T = TypeVar('_T')
@@ -54,12 +52,25 @@ class FileGrant:
     :ivar access: ``r``, ``rk``, ``rw`` or ``rwk``
     :ivar origin: what of the domain's XML asks for it
     :ivar tree: whether it is a directory, and all below it is granted
+    :ivar after: when not None, the domain's short name (see
+        :func:`short_name`) and then this text follow the path
     """
 
     path: str
     access: str
     origin: str
     tree: bool = False
+    after: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """A need of QEMU.
+
+    :ivar name: in :data:`needs.OPTIONAL`
+    """
+
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +125,7 @@ def profile_name(uuid: str) -> str:
 
 def compute(
     domain: domain_module.Domain,
-    grants: Iterable[FileGrant],
+    grants: Iterable[FileGrant | Need],
     *,
     complain: bool,
 ) -> Policy:
@@ -122,37 +133,34 @@ def compute(
 
     :param domain: as defined, or as it runs: then the policy names its id and
         pseudo terminals, else any
-    :param grants: the files of its disks, with their backing chains, and of
-        its consoles
+    :param grants: the files that it gets, and the needs of QEMU
     :param complain: whether the profile shall only report
     :returns: the checked policy
-    :raises NotCovered: when VNC listens on what is no address
     :raises InvalidPolicy: when a value may not stand in a profile
     """
+    terminals = [c for c in domain.characters if c.kind == 'pty']
     ptys = []
-    for console in domain.consoles:
-        if console.kind == 'pty' and console.path and domain.id is not None:
-            found = _PTY.fullmatch(console.path)
-            if not found:
+    for terminal in terminals:
+        if terminal.path and domain.id is not None:
+            matched = _PTY.fullmatch(terminal.path)
+            if not matched:
                 raise exceptions.InvalidPolicy(
-                    f'a console is at {console.path!r}, not below /dev/pts'
+                    f'a console is at {terminal.path!r}, not below /dev/pts'
                 )
-            ptys.append(int(found[1]))
-    wanted = ['kvm'] if domain.type == 'kvm' else []
-    if any(isinstance(i.link, interfaces.Tap) for i in domain.interfaces):
-        wanted.append('tap')
-    addresses = {a for shown in domain.graphics for a in shown.addresses}
-    families = {_family(address) for address in addresses}
-    wanted += [f'listen-{family}' for family in sorted(families)]
+            ptys.append(int(matched[1]))
+    found = list(grants)
+    asked = {grant.name for grant in found if isinstance(grant, Need)}
     return check(
         Policy(
             uuid=domain.uuid,
             name=domain.name,
             id=domain.id,
             emulator=domain.emulator,
-            needs=tuple(wanted),
-            files=merge(grants),
-            consoles=any(c.kind == 'pty' for c in domain.consoles),
+            # in the order of the profile
+            needs=tuple(n for n in needs.OPTIONAL if n in asked)
+            + tuple(sorted(asked - set(needs.OPTIONAL))),
+            files=merge(g for g in found if isinstance(g, FileGrant)),
+            consoles=bool(terminals),
             ptys=tuple(sorted(set(ptys))),
             complain=complain,
         )
@@ -165,29 +173,22 @@ def merge(grants: Iterable[FileGrant]) -> tuple[FileGrant, ...]:
     :param grants: in any order
     :returns: sorted by path; each with all rights and all origins
     """
-    found: dict[tuple[str, bool], list[FileGrant]] = {}
+    found: dict[tuple[str, bool, str | None], list[FileGrant]] = {}
     for grant in grants:
-        found.setdefault((grant.path, grant.tree), []).append(grant)
+        key = (grant.path, grant.tree, grant.after)
+        found.setdefault(key, []).append(grant)
     return tuple(
         FileGrant(
             path,
             ''.join(c for c in 'rwk' if any(c in g.access for g in same)),
             '; '.join(sorted({grant.origin for grant in same})),
             tree,
+            after,
         )
-        for (path, tree), same in sorted(found.items())
+        for (path, tree, after), same in sorted(
+            found.items(), key=lambda item: (*item[0][:2], item[0][2] or '')
+        )
     )
-
-
-def _family(address: str) -> str:
-    try:
-        version = ipaddress.ip_address(address).version
-    except ValueError:
-        raise exceptions.NotCovered(
-            f'VNC listens on {address!r}: set [vnc] server_listen to an IP '
-            'address'
-        ) from None
-    return 'inet6' if version == 6 else 'inet'
 
 
 def check(policy: Policy) -> Policy:
@@ -218,7 +219,10 @@ def check(policy: Policy) -> Policy:
             f'{len(policy.files)} files, more than {_MAX_FILES}'
         )
     for grant in policy.files:
-        rules.check_path(grant.path)
+        if grant.after is None:
+            rules.check_path(grant.path)
+        else:
+            rules.check_path(f'{grant.path}0-{policy.name}{grant.after}')
         if grant.tree and grant.path.count('/') < _MIN_TREE:
             raise exceptions.InvalidPolicy(
                 f'{grant.path!r} is too high a directory to grant all of it'
@@ -249,7 +253,7 @@ def from_wire(data: object) -> Policy:
     grants = []
     for item in _sequence(fields['files'], 'files'):
         grant = _typed(item, dict, 'file')
-        if set(grant) != {'path', 'access', 'origin', 'tree'}:
+        if set(grant) != {f.name for f in dataclasses.fields(FileGrant)}:
             raise exceptions.InvalidPolicy(
                 f'not a file of a policy: {str(grant)[:80]}'
             )
@@ -259,6 +263,9 @@ def from_wire(data: object) -> Policy:
                 access=_typed(grant['access'], str, 'access'),
                 origin=_typed(grant['origin'], str, 'origin'),
                 tree=_typed(grant['tree'], bool, 'tree'),
+                after=None
+                if grant['after'] is None
+                else _typed(grant['after'], str, 'after'),
             )
         )
     number = fields['id']
@@ -354,25 +361,47 @@ def all_rules(policy: Policy, state_directory: str) -> list[rules.Rule]:
         found += _consoles(policy)
     for grant in policy.files:
         path: rules.Path = (grant.path,)
+        if grant.after is not None:
+            path = (grant.path, *short_name(policy), grant.after)
         if grant.tree:
-            path = (f'{grant.path}/', rules.Glob.TREE)
+            path = (*path, '/', rules.Glob.TREE)
         found.append(rules.File(path, grant.access, grant.origin))
     return found
 
 
-def _state(policy: Policy, directory: str) -> list[rules.Rule]:
+def short_name(policy: Policy) -> rules.Path:
+    """Give what libvirt calls a domain's own files and directories.
+
+    :param policy: of the domain
+    :returns: as virDomainDefGetShortName(): the id, or any as long as it is
+        not known, and 20 characters of the name
+    """
     number = rules.Glob.DIGITS if policy.id is None else str(policy.id)
-    # libvirt's virDomainDefGetShortName(): the id and 20 characters of the
-    # name
-    short = f'-{policy.name[:20]}'
+    return number, f'-{policy.name[:20]}'
+
+
+def path_of(policy: Policy, grant: FileGrant) -> str:
+    """Tell the path of a file of a guest that runs.
+
+    :param policy: of the guest, with its id
+    :param grant: of the policy
+    :returns: the whole path
+    """
+    if grant.after is None:
+        return grant.path
+    return f'{grant.path}{policy.id}-{policy.name[:20]}{grant.after}'
+
+
+def _state(policy: Policy, directory: str) -> list[rules.Rule]:
+    own = (f'{directory}/domain-', *short_name(policy))
     return [
         rules.File(
-            (f'{directory}/domain-', number, f'{short}/master-key.aes'),
+            (*own, '/master-key.aes'),
             'r',
             'the key with which libvirt hides secrets from the command line',
         ),
         rules.File(
-            (f'{directory}/domain-', number, f'{short}/monitor.sock'),
+            (*own, '/monitor.sock'),
             'w',
             'quietly denied: QEMU unlinks at its end what libvirt removes',
             deny=True,

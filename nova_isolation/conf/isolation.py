@@ -161,6 +161,34 @@ Where libvirt keeps the master key of each running guest
 (``domain-ID-NAME/``) and the memory of suspended ones (``save/NAME.save``).
 """,
     ),
+    cfg.StrOpt(
+        'tls_directory',
+        default='/etc/pki/qemu',
+        help="""
+Where the TLS certificates and keys are that a guest's QEMU uses for disks over
+NBD and for consoles over TCP: qemu.conf's ``default_tls_x509_cert_dir``, or
+its ``nbd_tls_x509_cert_dir`` and ``chardev_tls_x509_cert_dir``. Only guests
+whose XML says ``tls='yes'`` may read it.
+""",
+    ),
+    cfg.StrOpt(
+        'spice_tls_directory',
+        default='/etc/pki/libvirt-spice',
+        help="""
+The same for SPICE: qemu.conf's ``spice_tls_x509_cert_dir``. Only guests whose
+SPICE has secure channels (``[spice] require_secure``) may read it.
+""",
+    ),
+    cfg.StrOpt(
+        'vnc_tls_directory',
+        default='',
+        help="""
+The same for VNC. A guest's XML does not say whether its VNC uses TLS: when
+qemu.conf has ``vnc_tls = 1``, set this to its ``vnc_tls_x509_cert_dir``, e.g.
+``/etc/pki/libvirt-vnc``; else guests with VNC do not start. Empty: no guest
+may read certificates for VNC.
+""",
+    ),
     cfg.IntOpt(
         'parser_timeout',
         default=10,

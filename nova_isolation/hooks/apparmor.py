@@ -18,16 +18,15 @@ from lxml import etree
 from oslo_config import cfg
 from oslo_log import log as logging
 
-from nova_isolation.apparmor import grants as grants_module
+from nova_isolation.apparmor import grants
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
 from nova_isolation.apparmor import rules
 from nova_isolation import domain as domain_module
-from nova_isolation.domain.disks import Disk
 from nova_isolation import exceptions
 from nova_isolation.hooks import base
-from nova_isolation import images
+from nova_isolation import hostfacts
 from nova_isolation import neighbours
 from nova_isolation import privileged
 from nova_isolation import processes
@@ -205,10 +204,11 @@ class AppArmorHook(base.Hook):
         self._register.put(domain.uuid, mine)
         with kernel.Judge() as judge:
             for grant in policy.files:
-                allowed = judge.file(profile, grant.path)
+                path = policy_module.path_of(policy, grant)
+                allowed = judge.file(profile, path)
                 if not grant.tree and allowed != grant.access.rstrip('k'):
                     self._object(
-                        f'the kernel allows {allowed!r} of {grant.path}, and '
+                        f'the kernel allows {allowed!r} of {path}, and '
                         f'the profile says {grant.access!r} ({grant.origin}): '
                         'a defect of nova-isolation, please report it'
                     )
@@ -295,25 +295,24 @@ class AppArmorHook(base.Hook):
         :returns: the policy
         :raises Refusal: when there is none for such a guest
         """
-        grants_module.check_covered(
-            guest.domain,
-            unknown=self.conf.isolation.unknown_device == 'refuse',
+        options = self.conf.isolation
+        granting = grants.Granting(
+            guest.directories,
+            hostfacts.HostFacts(),
+            grants.Places(
+                state=options.libvirt_state_directory,
+                runtime=options.libvirt_runtime_directory,
+                tls=options.tls_directory,
+                spice_tls=options.spice_tls_directory,
+                vnc_tls=options.vnc_tls_directory,
+            ),
         )
-        grants = []
-        for disk in guest.domain.disks:
-            # a file, which was just checked
-            path = disk.path or ''
-            layers = images.chain(path, disk.top.format, guest.directories)
-            _check_chain(disk, layers)
-            grants += _grants(disk, layers)
-        for console in guest.domain.consoles:
-            if console.kind == 'file' and console.path:
-                path = images.place(console.path, guest.directories)
-                grants.append(
-                    policy_module.FileGrant(path, 'rw', '<serial type=file>')
-                )
         return policy_module.compute(
-            guest.domain, grants, complain=self._complain
+            guest.domain,
+            granting.of(
+                guest.domain, unknown=options.unknown_device == 'refuse'
+            ),
+            complain=self._complain,
         )
 
 
@@ -325,39 +324,3 @@ def _check_stated(domain: domain_module.Domain) -> None:
                 f'the domain does not state the backing chain of disk '
                 f'{disk.target}: reboot the server hard, which defines it anew'
             )
-
-
-def _check_chain(disk: Disk, layers: tuple[images.Layer, ...]) -> None:
-    """Check that libvirt follows the chain that we have followed.
-
-    Of a guest that runs, the XML names the files that libvirt has opened.
-    """
-    if disk.backing is None:
-        return
-    named = [
-        (os.path.realpath(layer.path or ''), layer.format)
-        for layer in disk.backing
-    ]
-    found = [(layer.path, layer.format) for layer in layers[1:]]
-    if named != found:
-        raise exceptions.DeceivingImage(
-            f'the backing chain of disk {disk.target} is {found} by its '
-            f'headers, and {named} by the domain'
-        )
-
-
-def _grants(
-    disk: Disk, layers: tuple[images.Layer, ...]
-) -> list[policy_module.FileGrant]:
-    origin = f'<disk> {disk.target}'
-    access = 'rk' if disk.readonly else 'rwk'
-    first, *backing = layers
-    return [
-        policy_module.FileGrant(first.path, access, origin),
-        *[
-            policy_module.FileGrant(
-                layer.path, 'rk', f'{origin}, backing file'
-            )
-            for layer in backing
-        ],
-    ]
