@@ -28,12 +28,12 @@ import re
 import stat
 import struct
 
+from nova_isolation.domain import disks
 from nova_isolation import exceptions
 
 _MAGIC = b'QFI\xfb'
 # Empty file systems and swap that Nova makes itself, the same for all guests.
 _BLANK = re.compile('ephemeral_[0-9]+_[0-9a-z]+|swap_[0-9]+')
-_MAX_DEPTH = 16
 _MAX_NAME = 1023
 _MAX_EXTENSIONS = 64 * 1024
 _EXTERNAL_DATA_FILE = 1 << 2
@@ -119,10 +119,10 @@ def chain(
             os.close(descriptor)
         if backing is None:
             return tuple(layers)
-        if len(layers) == _MAX_DEPTH:
+        if len(layers) == disks.MAX_LAYERS:
             raise exceptions.UntrustedImage(
                 f'the backing chain of {layers[0].path} has more than '
-                f'{_MAX_DEPTH} layers'
+                f'{disks.MAX_LAYERS} layers'
             )
         named_by = f'the header of {real}'
         path, image_format = _resolve(backing, real)
