@@ -73,11 +73,14 @@ class Granting:
     :ivar directories: where the files of its disks may be
     :ivar facts: of this host
     :ivar places: of this host's libvirt
+    :ivar connections: whether a guest may connect to sockets of the host, see
+        ``[isolation] unix_connections``
     """
 
     directories: images.Directories
     facts: hostfacts.HostFacts
     places: Places
+    connections: bool
 
     def of(
         self, domain: domain_module.Domain, *, unknown: bool
@@ -120,7 +123,7 @@ class Granting:
         for disk in domain.disks:
             yield self._disk(disk)
         for interface in domain.interfaces:
-            yield self._interface(interface, running=domain.id is not None)
+            yield self._interface(interface, domain)
         for device in domain.host_devices:
             yield self._host_device(device)
         for character in domain.characters:
@@ -210,6 +213,19 @@ class Granting:
         """Grant what libvirt names by the domain's short name."""
         return FileGrant(path, 'rw', origin, tree, after)
 
+    def _connect(self, path: str, origin: str) -> Iterator[Grant]:
+        """Grant connecting to a socket that a process of the host serves."""
+        yield from self._may_connect(origin)
+        yield FileGrant(self.facts.place(path), 'rw', origin)
+
+    def _may_connect(self, origin: str) -> Iterator[Grant]:
+        if not self.connections:
+            raise exceptions.NotCovered(
+                f'{origin} that connects to a socket of the host (see '
+                '[isolation] unix_connections)'
+            )
+        yield Need('connect-unix')
+
     def _disk(self, disk: disks.Disk) -> Iterator[Grant]:
         origin = f'<disk> {disk.target}'
         for name in ('transient', 'io_uring', 'raw_io', 'mirror'):
@@ -259,14 +275,14 @@ class Granting:
         match source:
             case disks.BlockSource():
                 path = self.facts.block_device(source.path)
+                yield Need('block')
                 yield FileGrant(path, access, origin)
             case disks.NvmeSource():
                 yield from self._vfio(
                     self.facts.vfio_of_pci(source.address), origin
                 )
             case disks.VhostUserSource():
-                path = self.facts.place(source.path)
-                yield FileGrant(path, 'rw', origin)
+                yield from self._connect(source.path, origin)
             case disks.VhostVdpaSource():
                 path = self.facts.character_device(source.path)
                 yield FileGrant(path, 'rw', origin)
@@ -284,8 +300,7 @@ class Granting:
             raise exceptions.NotCovered(f'{origin} over {source.protocol!r}')
         for host in source.hosts:
             if host.transport == 'unix' and host.socket:
-                path = self.facts.place(host.socket)
-                yield FileGrant(path, 'rw', origin)
+                yield from self._connect(host.socket, origin)
             elif host.transport == 'tcp' and host.name:
                 yield from _connect(host.name)
             else:
@@ -311,7 +326,7 @@ class Granting:
         yield FileGrant(group, 'rw', origin)
 
     def _interface(
-        self, interface: interfaces.Interface, *, running: bool
+        self, interface: interfaces.Interface, domain: domain_module.Domain
     ) -> Iterator[Grant]:
         link = interface.link
         origin = f'<interface> {link.mac}'
@@ -319,15 +334,20 @@ class Granting:
             raise exceptions.NotCovered(
                 f'{origin} with a script or ROM of the host'
             )
+        by_tap = isinstance(link, interfaces.Tap | interfaces.Macvtap)
+        if by_tap and domain.type == 'kvm':
+            yield Need('vhost')
         match link:
             case interfaces.Tap(tun=None, vhost=None):
                 yield Need('tap')
-            case interfaces.Macvtap() if running and link.device:
+            case interfaces.Macvtap() if domain.id and link.device:
                 yield FileGrant(self.facts.macvtap(link.device), 'rw', origin)
             case interfaces.Macvtap():
                 yield Need('macvtap')
             case interfaces.PciInterface():
                 yield from self._pci(link.address, link.iommufd, origin)
+            case interfaces.VhostUser(listens=False):
+                yield from self._connect(link.path, origin)
             case interfaces.VhostUser():
                 yield FileGrant(self.facts.place(link.path), 'rw', origin)
             case interfaces.Vdpa():
@@ -381,9 +401,11 @@ class Granting:
             case 'dev' if found.path:
                 path = self.facts.character_device(found.path)
                 yield FileGrant(path, 'rw', origin)
+            case 'unix' if found.path and not found.listens:
+                yield from self._connect(found.path, origin)
             case 'unix' if found.path:
                 yield FileGrant(self.facts.place(found.path), 'rw', origin)
-            case 'unix' if found.target:
+            case 'unix' if found.target and not found.path:
                 name = f'/{found.target}'
                 # libvirt's places of 9.7 and later, and of before
                 yield self._own(
@@ -430,7 +452,7 @@ class Granting:
     ) -> Iterator[Grant]:
         origin = f'<tpm type={tpm.kind}>'
         if tpm.kind == 'external' and tpm.path:
-            yield FileGrant(self.facts.place(tpm.path), 'rw', origin)
+            yield from self._connect(tpm.path, origin)
             return
         if tpm.kind != 'emulator' or tpm.path:
             raise exceptions.NotCovered(f'<tpm> of type {tpm.kind!r}')
@@ -455,8 +477,10 @@ class Granting:
         if found.driver != 'virtiofs' or found.kind != 'mount':
             raise exceptions.NotCovered(f'{origin} of driver {found.driver!r}')
         if found.socket:
-            yield FileGrant(self.facts.place(found.socket), 'rw', origin)
+            yield from self._connect(found.socket, origin)
         else:
+            # libvirt starts virtiofsd without a label
+            yield from self._may_connect(origin)
             yield self._own(
                 f'{self.places.state}/domain-', f'/fs{index}-fs.sock', origin
             )
@@ -468,7 +492,7 @@ class Granting:
                 f'{origin} with a server that libvirt chooses'
             )
         if found.server:
-            yield FileGrant(self.facts.place(found.server), 'rw', origin)
+            yield from self._connect(found.server, origin)
         else:
             yield FileGrant(f'{self.facts.dev}/shm/{found.name}', 'rw', origin)
 
@@ -495,8 +519,7 @@ class Granting:
         if found.kind in ('sev', 'sev-snp'):
             yield FileGrant(f'{self.facts.dev}/sev', 'rw', origin)
         if found.quotes is not None:
-            path = self.facts.place(found.quotes or _QUOTES)
-            yield FileGrant(path, 'rw', origin)
+            yield from self._connect(found.quotes or _QUOTES, origin)
 
 
 def _never(domain: domain_module.Domain) -> Iterator[str]:

@@ -190,6 +190,44 @@ def tap() -> list[rules.Rule]:
     ]
 
 
+def vhost() -> list[rules.Rule]:
+    """Interfaces whose packets the host's kernel moves, as with KVM it does.
+
+    libvirt opens the device; at a hot-plug QEMU receives it.
+
+    :returns: the rules
+    """
+    path = ('/', Glob.HANDED_OVER, 'dev/vhost-net')
+    return [_file('<interface> with vhost', 'rw', *path)]
+
+
+def block() -> list[rules.Rule]:
+    """What QEMU asks of a block device: sizes, and how a zoned one is zoned.
+
+    By the device's place in sysfs, which only the kernel knows.
+
+    :returns: the rules
+    """
+    return [
+        _file(
+            'limits of block devices',
+            'r',
+            '/sys/devices/',
+            Glob.TREE,
+            f'/queue/{name}',
+        )
+        for name in (
+            'chunk_sectors',
+            'max_active_zones',
+            'max_open_zones',
+            'max_segments',
+            'nr_zones',
+            'zone_append_max_bytes',
+            'zoned',
+        )
+    ]
+
+
 def listen_inet() -> list[rules.Rule]:
     """Listening on IPv4: for VNC, SPICE, consoles.
 
@@ -224,6 +262,18 @@ def connect_inet6() -> list[rules.Rule]:
     """
     why = 'QEMU connects over IPv6'
     return [rules.Network('inet6', 'stream', why)]
+
+
+def connect_unix() -> list[rules.Rule]:
+    """Connecting to a socket of the host.
+
+    AppArmor 4 asks for the label at the other end and not for the path;
+    AppArmor 3 does not tell connecting from the rest.
+
+    :returns: the rules
+    """
+    why = 'QEMU connects to a process of the host'
+    return [rules.Unix(('connect', 'send', 'receive'), why, _UNCONFINED)]
 
 
 def names() -> list[rules.Rule]:
@@ -289,10 +339,13 @@ ALWAYS: tuple[Callable[[], list[rules.Rule]], ...] = (
 OPTIONAL: dict[str, Callable[[], list[rules.Rule]]] = {
     'kvm': kvm,
     'tap': tap,
+    'vhost': vhost,
+    'block': block,
     'listen-inet': listen_inet,
     'listen-inet6': listen_inet6,
     'connect-inet': connect_inet,
     'connect-inet6': connect_inet6,
+    'connect-unix': connect_unix,
     'names': names,
     'ceph': ceph,
     'swtpm': swtpm,

@@ -356,11 +356,19 @@ def all_rules(policy: Policy, state_directory: str) -> list[rules.Rule]:
     found.append(rules.File((policy.emulator,), 'rmix', '<emulator>'))
     for need in policy.needs:
         found += needs.OPTIONAL[need]()
+    if 'swtpm' in policy.needs:
+        # it has the guest's label
+        found.append(
+            rules.Unix(('connect', 'send', 'receive'), '<tpm>', policy.profile)
+        )
     found += _state(policy, state_directory)
     if policy.consoles:
         found += _consoles(policy)
     for grant in policy.files:
         path: rules.Path = (grant.path,)
+        if grant.path.startswith('/dev/') and grant.after is None:
+            # some devices libvirt opens and hands over
+            path = ('/', rules.Glob.HANDED_OVER, grant.path[1:])
         if grant.after is not None:
             path = (grant.path, *short_name(policy), grant.after)
         if grant.tree:

@@ -128,6 +128,30 @@ attached to several). Name here what your own drivers share beyond that.
 """,
     ),
     cfg.StrOpt(
+        'unix_connections',
+        default='refuse',
+        choices=[
+            ('refuse', 'A guest that needs one does not start.'),
+            (
+                'allow',
+                'A guest that needs one may connect to any process of the '
+                "host that no profile confines and whose socket's mode lets "
+                "QEMU's user in.",
+            ),
+        ],
+        help="""
+Whether a guest's QEMU may connect to a unix socket that a process of the host
+serves: virtiofs shares, vhost-user interfaces in client mode (not in server
+mode, where QEMU makes the socket) and disks, an external TPM, TDX quotes.
+
+AppArmor has no word for one socket: a profile can only name the label of the
+process at the other end, and these have none. With ``allow`` such a guest (and
+no other one) reaches every socket that its user may open, e.g. those of D-Bus
+and libvirtd's read-only one. A virtual TPM that libvirt starts needs no such
+connection.
+""",
+    ),
+    cfg.StrOpt(
         'profile_directory',
         default='/etc/apparmor.d/libvirt',
         help="""

@@ -306,6 +306,7 @@ class AppArmorHook(base.Hook):
                 spice_tls=options.spice_tls_directory,
                 vnc_tls=options.vnc_tls_directory,
             ),
+            connections=options.unix_connections == 'allow',
         )
         return policy_module.compute(
             guest.domain,

@@ -38,6 +38,8 @@ MDEV = '11111111-2222-3333-4444-555555555555'
 class GrantsTestCase(base.BaseTestCase):
     """A host with one of each device, and an instance directory."""
 
+    connections = True
+
     def setUp(self):
         super().setUp()
         top = pathlib.Path(
@@ -107,6 +109,7 @@ class GrantsTestCase(base.BaseTestCase):
             ),
             self.facts,
             grants.Places(**places),
+            connections=self.connections,
         )
 
     def grant(self, places=None, **parts):
@@ -171,17 +174,17 @@ class DeviceTest(GrantsTestCase):
         # disks
         (
             "<disk type='block'><source dev='{dev}/disk/by-id'/></disk>",
-            [('/dev/sda', 'rwk')],
+            ['block', ('/dev/sda', 'rwk')],
         ),
         (
             "<disk type='block' device='cdrom'><source dev='{dev}/sda'/>"
             '</disk>',
-            [('/dev/sda', 'rk')],
+            ['block', ('/dev/sda', 'rk')],
         ),
         (
             "<disk type='block' device='lun'><source dev='{dev}/sda'>"
             "<encryption format='luks'/></source><shareable/></disk>",
-            [('/dev/sda', 'rwk')],
+            ['block', ('/dev/sda', 'rwk')],
         ),
         (
             "<disk type='network'><auth username='u'><secret/></auth>"
@@ -202,7 +205,7 @@ class DeviceTest(GrantsTestCase):
         (
             "<disk type='network'><source protocol='nbd' tls='yes'>"
             "<host transport='unix' socket='{top}/s'/></source></disk>",
-            [('/s', 'rw'), ('/etc/pki/qemu', 'r', 'all')],
+            ['connect-unix', ('/s', 'rw'), ('/etc/pki/qemu', 'r', 'all')],
         ),
         (
             "<disk type='nvme'><source type='pci' namespace='1'><address"
@@ -212,7 +215,7 @@ class DeviceTest(GrantsTestCase):
         (
             "<disk type='vhostuser'><source type='unix' path='{top}/s'/>"
             '</disk>',
-            [('/s', 'rw')],
+            ['connect-unix', ('/s', 'rw')],
         ),
         (
             "<disk type='vhostvdpa'><source dev='{dev}/null'/></disk>",
@@ -234,6 +237,11 @@ class DeviceTest(GrantsTestCase):
             "<interface type='vhostuser'><source type='unix' mode='server'"
             " path='{top}/vhu'/></interface>",
             [('/vhu', 'rw')],
+        ),
+        (
+            "<interface type='vhostuser'><source type='unix' mode='client'"
+            " path='{top}/vhu'/></interface>",
+            ['connect-unix', ('/vhu', 'rw')],
         ),
         (
             "<interface type='vdpa'><source dev='{dev}/null'/></interface>",
@@ -352,7 +360,7 @@ class DeviceTest(GrantsTestCase):
         (
             "<tpm><backend type='external'><source path='{top}/t'/>"
             '</backend></tpm>',
-            [('/t', 'rw')],
+            ['connect-unix', ('/t', 'rw')],
         ),
         (
             "<filesystem type='mount'><driver type='virtiofs'/>"
@@ -360,6 +368,7 @@ class DeviceTest(GrantsTestCase):
             "<filesystem type='mount'><driver type='virtiofs'/>"
             "<source dir='/s'/><target dir='b'/></filesystem>",
             [
+                'connect-unix',
                 (f'{STATE}/domain-', 'rw', '/fs0-fs.sock'),
                 (f'{STATE}/domain-', 'rw', '/fs1-fs.sock'),
             ],
@@ -372,7 +381,7 @@ class DeviceTest(GrantsTestCase):
         (
             "<rng><backend model='egd' type='unix'><source mode='connect'"
             " path='{top}/egd'/></backend></rng>",
-            [('/egd', 'rw')],
+            ['connect-unix', ('/egd', 'rw')],
         ),
         (
             "<input type='evdev'><source dev='{dev}/null'/></input>",
@@ -468,13 +477,18 @@ class DeviceTest(GrantsTestCase):
             [('/dev/sev', 'rw')], top="<launchSecurity type='sev'/>"
         )
         self.assert_granted(
-            [('/run/tdx-qgs/qgs.socket', 'rw')],
+            ['connect-unix', ('/run/tdx-qgs/qgs.socket', 'rw')],
             top="<launchSecurity type='tdx'><quoteGenerationService/>"
             '</launchSecurity>',
         )
 
     def test_hardware_virtualisation(self):
         self.assert_granted(['kvm'], kind='kvm')
+        self.assert_granted(
+            ['kvm', 'tap', 'vhost'],
+            kind='kvm',
+            devices="<interface type='ethernet'/>",
+        )
 
 
 @ddt.ddt
@@ -690,6 +704,22 @@ class RefusedTest(GrantsTestCase):
             devices=text.format(dev=self.dev, top=self.top),
         )
         self.assertIn(words, found)
+
+    @ddt.data(
+        "<disk type='vhostuser'><source type='unix' path='/s'/></disk>",
+        "<interface type='vhostuser'><source type='unix' mode='client'"
+        " path='/s'/></interface>",
+        "<filesystem type='mount'><driver type='virtiofs'/>"
+        "<source dir='/s'/><target dir='a'/></filesystem>",
+        "<channel type='unix'><source mode='connect' path='/s'/></channel>",
+        "<tpm><backend type='external'><source path='/t'/></backend></tpm>",
+    )
+    def test_a_connection_to_the_host_that_the_operator_does_not_want(
+        self, text
+    ):
+        self.connections = False
+        found = self.refusal(devices=text)
+        self.assertIn('[isolation] unix_connections', found)
 
     def test_huge_pages_that_are_not_mounted(self):
         found = self.refusal(
