@@ -14,67 +14,57 @@
 
 What is allowed even under it, no profile can deny in that parser's language.
 It is no copy of the product's: fewer devices, no console, nothing for comfort.
-That it suffices is shown by a guest that starts under it and answers VNC; each
-rule is one without which it does not.
+That it suffices is shown by a guest that starts under it and answers VNC; that
+what it leaves open is needed, by guests that do not without.
 """
 
 import os
 import subprocess
 
-_HEAD = """
-profile libvirt-{uuid} flags=(attach_disconnected) {{
-  # libvirt changes the profile before it changes the user
-  capability setuid,
-  capability setgid,
-  # libvirt ends it, and looks at it
-  signal receive peer={{libvirtd,unconfined}},
-  ptrace readby peer={{libvirtd,unconfined}},
-  # the program, what it loads, and the guest's disk
-  /usr/bin/qemu-system-x86_64 rmix,
-  /usr/lib/**.so* rm,
-  /usr/share/{{qemu,seabios}}/** r,
-  /var/lib/libvirt/qemu/domain-[0-9]*-{name}/master-key.aes r,
-  /dev/urandom r,
-  "{directory}/disk" rwk,
-  "{base}" rk,
-"""
+# What libvirt does in the process before it runs the emulator, and the
+# emulator: what is open because of these cannot be closed.
+_START = (
+    'capability setuid,',
+    'capability setgid,',
+    '/usr/bin/qemu-system-x86_64 rmix,',
+)
+
+_NEEDED = (
+    # libvirt ends it, and looks at it
+    'signal receive peer={{libvirtd,unconfined}},',
+    'ptrace readby peer={{libvirtd,unconfined}},',
+    '/usr/lib/**.so* rm,',
+    '/usr/share/{{qemu,seabios}}/** r,',
+    '/var/lib/libvirt/qemu/domain-[0-9]*-{name}/master-key.aes r,',
+    '/dev/urandom r,',
+    '"{directory}/disk" rwk,',
+    '"{base}" rk,',
+)
 
 # Listening and connecting told apart, where the language can.
-_FINE_NETWORK = """
-  network (create, bind, listen, accept, getattr, setattr, getopt, setopt,
-           shutdown, send, receive) inet stream,
-"""
-_NETWORK = """
-  network inet stream,
-"""
+_FINE_NETWORK = """network (create, bind, listen, accept, getattr, setattr,
+    getopt, setopt, shutdown, send, receive) inet stream,"""
+_NETWORK = 'network inet stream,'
 # libvirt's monitor: a socket that it opened, bound and hands over
-_FINE_UNIX = """
-  unix (create, bind, listen, accept, getattr, setattr, getopt, setopt,
-        shutdown) type=stream,
-  unix (send, receive) type=stream peer=(label={{libvirtd,unconfined}}),
-}}
-"""
-_UNIX = """
-  network unix stream,
-}}
-"""
+_FINE_UNIX = """unix (create, bind, listen, accept, getattr, setattr,
+    getopt, setopt, shutdown) type=stream,
+  unix (send, receive) type=stream peer=(label={{libvirtd,unconfined}}),"""
+_UNIX = 'network unix stream,'
+
 _FORMS = (
-    _FINE_NETWORK + _FINE_UNIX,
-    _NETWORK + _FINE_UNIX,
-    _NETWORK + _UNIX,
+    (_FINE_NETWORK, _FINE_UNIX),
+    (_NETWORK, _FINE_UNIX),
+    (_NETWORK, _UNIX),
 )
 
 _ABIS = '/etc/apparmor.d/abi'
 
 
-def write(uuid: str, name: str, directory: str, base: str) -> str:
-    """Write the least profile of a guest.
+def choose() -> tuple[str, tuple[str, ...]]:
+    """Find the finest form that the parser takes.
 
-    :param uuid: of the guest
-    :param name: libvirt's of it
-    :param directory: of its disk
-    :param base: the image behind the disk
-    :returns: the text, of the finest form that the parser takes
+    :returns: the feature ABI, and the rights that leave something open, in
+        the order of the profile
     :raises RuntimeError: when it takes none
     """
     refused = ''
@@ -82,16 +72,41 @@ def write(uuid: str, name: str, directory: str, base: str) -> str:
         if not abi.replace('.', '').isdigit():
             continue
         for form in _FORMS:
-            text = f'abi <abi/{abi}>,' + (_HEAD + form).format(
-                uuid=uuid, name=name, directory=directory, base=base
-            )
             done = subprocess.run(
                 ['apparmor_parser', '-QTK'],
-                input=text,
+                input=write('0', 'x', '/x', '/y', abi, (*_START, *form)),
                 text=True,
                 capture_output=True,
             )
             if done.returncode == 0 and 'downgrad' not in done.stderr:
-                return text
+                return abi, (*_START, *form)
             refused = done.stderr
     raise RuntimeError(f'the parser takes no least profile: {refused}')
+
+
+def write(
+    uuid: str,
+    name: str,
+    directory: str,
+    base: str,
+    abi: str,
+    rights: tuple[str, ...],
+) -> str:
+    """Write the least profile of a guest.
+
+    :param uuid: of the guest
+    :param name: libvirt's of it
+    :param directory: of its disk
+    :param base: the image behind the disk
+    :param abi: see :func:`choose`
+    :param rights: those of :func:`choose`, or all but one
+    :returns: the text
+    """
+    rules = '\n  '.join((*rights, *_NEEDED)).format(
+        name=name, directory=directory, base=base
+    )
+    return (
+        f'abi <abi/{abi}>,\n'
+        f'profile libvirt-{uuid} flags=(attach_disconnected) {{\n'
+        f'  {rules}\n}}\n'
+    )

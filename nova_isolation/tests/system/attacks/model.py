@@ -62,7 +62,7 @@ class Observation:
     :ivar result: ``denied``, ``allowed`` or ``n/a``
     :ivar by: what denied it, ``apparmor-file`` and such; what made it fail
         where it is n/a: ``dac``, ``seccomp``, ``missing``
-    :ivar reported: whether a consumer was told
+    :ivar reported: whether a consumer was told that it was denied
     :ivar inseparable: whether the least profile allows it
     :ivar note: why, where ``result`` is ``n/a`` or it is inseparable
     """

@@ -951,8 +951,13 @@ def greets(world: World, pid: int) -> bool:
     :param pid: of its QEMU
     :returns: whether it does
     """
-    with socket.create_connection(('127.0.0.1', world.own.vnc), 10) as sock:
-        return sock.recv(12).startswith(b'RFB 003')
+    try:
+        with socket.create_connection(
+            ('127.0.0.1', world.own.vnc), 10
+        ) as sock:
+            return sock.recv(12).startswith(b'RFB 003')
+    except OSError:
+        return False
 
 
 LEGITIMATE = (

@@ -93,7 +93,12 @@ def _captured(
     observed = []
     for item in found:
         one = model.Observation(**item['observed'])
-        reported = driver == 'ours' and bool(told & set(item['serials']))
+        # what is allowed may have tried more, in vain
+        reported = (
+            driver == 'ours'
+            and one.result == model.DENIED
+            and bool(told & set(item['serials']))
+        )
         observed.append(dataclasses.replace(one, reported=reported))
     return observed
 

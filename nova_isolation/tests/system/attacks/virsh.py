@@ -145,6 +145,21 @@ def twin(
     return guest(uuid)
 
 
+def try_twin(model: Guest, uuid: str, profile: str) -> Guest | None:
+    """Start a guest like another, if its profile lets it start.
+
+    :param model: the other guest, which runs
+    :param uuid: of the new one
+    :param profile: see :func:`twin`
+    :returns: the guest, or None when libvirt could not start it
+    """
+    try:
+        return twin(model, uuid, profile)
+    except libvirt.libvirtError:
+        os.unlink(f'{PROFILES}/libvirt-{uuid}')
+        return None
+
+
 def beside(uuid: str) -> str:
     """Tell libvirt's name of a guest that :func:`twin` makes.
 
