@@ -32,6 +32,7 @@ from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
 from nova_isolation import domain as domain_module
+from nova_isolation import exceptions
 from nova_isolation import hostfacts
 from nova_isolation import images
 
@@ -48,7 +49,7 @@ DOMAIN = """
   <uuid>{uuid}</uuid>
   <memory unit='MiB'>64</memory>
   {top}
-  <os {firmware}><type arch='x86_64' machine='q35'>hvm</type></os>
+  <os {firmware}><type arch='x86_64' machine='q35'>hvm</type>{boot}</os>
   <features><acpi/></features>
   <devices>{devices}</devices>
   <seclabel type='dynamic' model='apparmor' relabel='yes'/>
@@ -105,7 +106,7 @@ class DevicesTest(unittest.TestCase):
         self.addCleanup(path.unlink, missing_ok=True)
         return str(path)
 
-    def run_guest(self, name, *, top='', firmware='', devices=''):
+    def run_guest(self, name, *, top='', firmware='', boot='', devices=''):
         """Start a guest as nova-compute does, and let it run.
 
         :returns: its narrowed policy
@@ -120,6 +121,7 @@ class DevicesTest(unittest.TestCase):
             uuid=identity,
             top=top,
             firmware=firmware,
+            boot=boot,
             devices=devices.format(instance=instance),
         )
         path = pathlib.Path(instance, 'domain.xml')
@@ -179,10 +181,34 @@ class DevicesTest(unittest.TestCase):
             time.sleep(0.05)
         self.fail(f'no record of {last} in {AUDIT_LOG}')
 
+    def _assert_uefi(self, policy):
+        self.assertEqual(
+            {'<loader>': 'rk', '<nvram>': 'rwk'},
+            {f.origin: f.access for f in policy.files},
+        )
+
     def test_uefi(self):
-        policy = self.run_guest('uefi', firmware="firmware='efi'")
-        origins = {f.origin: f.access for f in policy.files}
-        self.assertEqual({'<loader>': 'rk', '<nvram>': 'rwk'}, origins)
+        code, variables = (
+            f'/usr/share/OVMF/OVMF_{name}_4M.fd' for name in ('CODE', 'VARS')
+        )
+        self._assert_uefi(
+            self.run_guest(
+                'uefi',
+                boot=f"<loader readonly='yes' type='pflash'>{code}</loader>"
+                f"<nvram template='{variables}'>{STATE}/nvram/uefi_VARS.fd"
+                '</nvram>',
+            )
+        )
+
+    def test_uefi_that_libvirt_chooses(self):
+        found = re.search(r'Using library: libvirt (\d+)', virsh('version'))
+        if int(found[1]) >= 10:
+            self._assert_uefi(self.run_guest('efi', firmware="firmware='efi'"))
+            return
+        # older ones choose at the start only
+        with self.assertRaises(exceptions.NotCovered) as caught:
+            self.run_guest('efi', firmware="firmware='efi'")
+        self.assertIn('has not chosen', caught.exception.message)
 
     def test_a_virtual_tpm(self):
         self.run_guest(

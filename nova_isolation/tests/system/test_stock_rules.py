@@ -133,8 +133,6 @@ class StockTest(unittest.TestCase):
             " path='/run/vhu1' mode='server'/><model type='virtio'/>"
             '</interface>',
             same=[('/run/vhu1', 'rw')],
-            # it has no use for the kernel's network
-            stock=[('/dev/vhost-net', 'rw')],
         )
 
     def test_a_mediated_device_is_its_group_and_no_other(self):
