@@ -37,6 +37,8 @@ MARK = '# Written by nova-isolation. Changes are lost at the next start.'
 
 _ACCESS = frozenset(['r', 'rk', 'rw', 'rwk'])
 _EMULATOR = re.compile('/usr/(local/)?(bin|libexec)/[a-z0-9][a-z0-9_.-]*')
+# all but printable ASCII, and what begins a directive
+_NOT_SHOWN = re.compile('[^ -"$-~]')
 _PTY = re.compile('/dev/pts/([0-9]{1,7})')
 _MAX_FILES = 4096
 # Slashes in the path of a directory of which all may be granted.
@@ -445,6 +447,4 @@ def _comment(text: str) -> str:
 
     AppArmor's parser still reads ``#include`` in a comment's place.
     """
-    return ''.join(
-        c if c.isascii() and c.isprintable() else '?' for c in text[:200]
-    ).replace('#', '?')
+    return _NOT_SHOWN.sub('?', text[:200])

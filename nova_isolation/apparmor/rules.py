@@ -33,7 +33,8 @@ _MAX_PATH = 4095
 # lexer and to its globbing, in 3.0 and 4.1; asked of the kernel. Other ways
 # are not safe: "\\" at the end of a path escapes the closing quote, and "[?]"
 # matches nothing.
-_ESCAPED = {c: f'\\{ord(c):03o}' for c in '*?[]{}^,\\"@'}
+_ESCAPED = str.maketrans({c: f'\\{ord(c):03o}' for c in '*?[]{}^,\\"@'})
+_CONTROL = re.compile('[\0-\x1f\x7f]')
 
 _FILE_ACCESS = re.compile('(?=[a-z])r?w?m?k?(ix)?')
 _LETTERS = re.compile('ix|[a-z]')
@@ -125,7 +126,7 @@ def check_path(path: str) -> str:
         raise exceptions.InvalidPolicy(
             f'a path of {length} bytes, longer than {_MAX_PATH}: {path[:80]!r}'
         )
-    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in path):
+    if _CONTROL.search(path):
         raise exceptions.InvalidPolicy(
             f'a path with control characters cannot be granted: {path!r}'
         )
@@ -142,9 +143,7 @@ def render_path(path: Path) -> str:
     named = path[:-1] if path[-1:] == (Glob.DIRECTORY,) else path
     check_path(''.join(p if isinstance(p, str) else 'x' for p in named))
     text = ''.join(
-        part.value
-        if isinstance(part, Glob)
-        else ''.join(_ESCAPED.get(c, c) for c in part)
+        part.value if isinstance(part, Glob) else part.translate(_ESCAPED)
         for part in path
     )
     return f'"{text}"'
