@@ -19,8 +19,6 @@ harmless is never dropped silently: it is named in :attr:`Domain.unknown`, and
 who starts the guest decides.
 """
 
-from nova_isolation.domain.firmware import Firmware
-from nova_isolation.domain.memory import Memory
 from nova_isolation.domain.model import Domain
 from nova_isolation.domain.model import Instance
 from nova_isolation.domain.model import is_uuid
@@ -33,9 +31,7 @@ __all__ = [
     'NOVA_NAMESPACE',
     'UUID_RE',
     'Domain',
-    'Firmware',
     'Instance',
-    'Memory',
     'is_uuid',
     'parse',
     'read_xml',

@@ -29,7 +29,7 @@ class Character:
     """A character device's back end.
 
     :ivar device: ``serial``, ``console``, ``channel``, ``parallel``,
-        ``redirdev``, ``smartcard`` or ``rng``
+        ``redirdev``, ``smartcard``, or ``backend`` of an rng
     :ivar kind: ``pty``, ``file``, ``unix``, ``tcp``, ``udp``, ``dev``,
         ``pipe``, ``spicevmc``, ``qemu-vdagent``, ``null``, ``stdio`` …
     :ivar path: of the file, device, pipe or socket; the pseudo terminal of a

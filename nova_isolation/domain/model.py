@@ -230,7 +230,7 @@ def parse(xml: str) -> Domain:
         found = [read(device) for device in nodes if device.tag == tag]
         return tuple(device for device in found if device is not None)
 
-    # also what a card or a generator of random numbers is reached through
+    # also what a card is reached through
     streams = [read_character(n) for n in nodes if n.tag in _STREAMS]
     cards = each('smartcard', read_smartcard)
     streams += [c for c in cards if isinstance(c, Character)]

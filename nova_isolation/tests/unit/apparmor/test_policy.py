@@ -163,6 +163,14 @@ class ComputeTest(PolicyTestCase):
         ):
             self.assertEqual('', files.access(other), other)
 
+    def test_the_path_of_what_libvirt_names_by_a_domain_that_runs(self):
+        running = dataclasses.replace(POLICY, id=3, name='n' * 30)
+        own = policy.FileGrant('/run/tpm/', 'rw', '<tpm>', after='-t.sock')
+        self.assertEqual(
+            f'/run/tpm/3-{"n" * 20}-t.sock', policy.path_of(running, own)
+        )
+        self.assertEqual('/i/disk', policy.path_of(running, DISK))
+
     @ddt.data('/x', '/../x', '-\0')
     def test_what_follows_a_domain_s_name_is_checked(self, after):
         grant = policy.FileGrant('/run/', 'rw', '<tpm>', after=f'/..{after}')
