@@ -345,6 +345,22 @@ def render(
     return '\n'.join([*lines, '}', ''])
 
 
+def read_files(profile: str) -> list[rules.File]:
+    """Read the rules about files back from a profile of ours.
+
+    :param profile: what :func:`render` wrote
+    :returns: the rules with their origins
+    :raises InvalidPolicy: when it is none of ours
+    """
+    found, origin = [], ''
+    for line in profile.splitlines():
+        if line.startswith('  # '):
+            origin = line[4:]
+        elif rule := rules.read_file(line.strip(), origin):
+            found.append(rule)
+    return found
+
+
 def all_rules(policy: Policy, state_directory: str) -> list[rules.Rule]:
     """List the rules of a policy, each with its origin.
 

@@ -193,6 +193,55 @@ class File:
         return f'{prefix}{render_path(self.path)} {access},'
 
 
+_TOKEN = re.compile(
+    r'\\(?P<octal>[0-7]{3})|(?P<glob>'
+    + '|'.join(
+        # the longest first
+        re.escape(glob.value)
+        for glob in sorted(Glob, key=lambda g: -len(g.value))
+        if glob is not Glob.DIRECTORY
+    )
+    + ')|(?P<text>[^\\\\*{}])',
+    re.DOTALL,
+)
+_FILE_RULE = re.compile(r'(deny )?"([^"]*)" ([a-z]+),')
+
+
+def read_file(line: str, origin: str) -> File | None:
+    """Read back what :meth:`File.render` wrote.
+
+    :param line: of a profile of ours, without the space around it
+    :param origin: of the rule
+    :returns: the rule; None for any other line
+    :raises InvalidPolicy: when it is a rule about a file that is not ours
+    """
+    found = _FILE_RULE.fullmatch(line)
+    if not found:
+        return None
+    deny, written, access = found.groups()
+    parts: list[str | Glob] = []
+    directory = len(written) > 1 and written.endswith('/')
+    if directory:
+        written = written[:-1]
+    at = 0
+    while at < len(written):
+        token = _TOKEN.match(written, at)
+        if not token:
+            raise exceptions.InvalidPolicy(f'not a rule of ours: {line[:80]}')
+        at = token.end()
+        if token['glob']:
+            parts.append(Glob(token['glob']))
+            continue
+        text = chr(int(token['octal'], 8)) if token['octal'] else token['text']
+        if parts and not isinstance(parts[-1], Glob):
+            parts[-1] += text
+        else:
+            parts.append(text)
+    if directory:
+        parts.append(Glob.DIRECTORY)
+    return File(tuple(parts), access, origin, deny=bool(deny))
+
+
 _MATCHES = {
     Glob.ANY: '[^/]*',
     Glob.TREE: '.*',

@@ -22,6 +22,7 @@ from nova_isolation.apparmor import grants
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
+from nova_isolation.apparmor import proof
 from nova_isolation.apparmor import rules
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
@@ -212,66 +213,24 @@ class AppArmorHook(base.Hook):
                         f'the profile says {grant.access!r} ({grant.origin}): '
                         'a defect of nova-isolation, please report it'
                     )
-            known: dict[str, str] = {}
-            for other, theirs in self._register.others(domain.uuid):
-                for resource in theirs:
-                    path = resource.path
-                    if path not in known:
-                        known[path] = judge.file(profile, path)
-                    self._check_answer(
-                        domain.uuid, known[path], other, resource, policy
-                    )
-                name = policy_module.profile_name(other)
-                for resource in mine:
-                    self._check_answer(
-                        other,
-                        judge.file(name, resource.path),
-                        domain.uuid,
-                        resource,
-                    )
+            others = self._register.others(domain.uuid)
+            shared = self.conf.isolation.shared_paths
+            for reach in proof.reaches(judge, domain.uuid, others, shared):
+                self._object(f'{reach.words()}, {self._why(reach, policy)}')
+            own = [(domain.uuid, mine)]
+            for other, _ in others:
+                for reach in proof.reaches(judge, other, own, shared):
+                    self._object(reach.words())
 
-    def _check_answer(
-        self,
-        uuid: str,
-        allowed: str,
-        owner: str,
-        resource: neighbours.Resource,
-        policy: policy_module.Policy | None = None,
-    ) -> None:
-        """Check what the kernel lets one guest do to another's resource.
-
-        :param uuid: of the guest that could do it
-        :param allowed: the kernel's answer
-        :param owner: uuid of the other guest
-        :param resource: the other guest's
-        :param policy: of the guest that could do it, when it is at hand
-        """
-        if not allowed:
-            return
-        options = self.conf.isolation
-        could = neighbours.Resource(
-            resource.path, 'the kernel', allowed, resource.shareable
-        )
-        if neighbours.is_intended(could, resource, options.shared_paths):
-            return
-        why = ''
-        if policy is not None:
-            found = [
-                rule.render(rules.Dialect())
-                for rule in policy_module.all_rules(
-                    policy, options.libvirt_state_directory
-                )
-                if isinstance(rule, rules.File) and rule.matches(resource.path)
-            ]
-            why = (
-                f', by the rule {found[0]}'
-                if found
-                else ', by no rule of the profile: a defect of nova-isolation'
-            )
-        self._object(
-            f'the kernel allows guest {uuid} {allowed!r} of {resource.path} '
-            f'({resource.origin}), which is that of guest {owner}{why}'
-        )
+    def _why(self, reach: proof.Reach, policy: policy_module.Policy) -> str:
+        """Tell which rule of ours lets a guest do what the kernel says."""
+        for rule in policy_module.all_rules(
+            policy, self.conf.isolation.libvirt_state_directory
+        ):
+            path = reach.resource.path
+            if isinstance(rule, rules.File) and rule.matches(path):
+                return f'by the rule {rule.render(rules.Dialect())}'
+        return 'by no rule of the profile: a defect of nova-isolation'
 
     def owns(self, uuid: str) -> bool:
         path = self._path(uuid)

@@ -205,6 +205,26 @@ def profile(uuid: str) -> str:
     return node(f'cat {PROFILES}/libvirt-{uuid}')
 
 
+def widen(uuid: str, rule: str) -> None:
+    """Let the kernel hold a wider policy of a guest than its file says.
+
+    :param uuid: of the guest
+    :param rule: to add, in AppArmor's language
+    """
+    text = profile(uuid).rstrip().removesuffix('}') + f'  {rule}\n}}\n'
+    path = f'/run/wider-{uuid}'
+    ended = lablib.guest(
+        [
+            'sh',
+            '-c',
+            'printf %s "$1" > "$0" && apparmor_parser -rTK "$0"',
+            path,
+            text,
+        ]
+    )
+    assert ended.status == 0, ended
+
+
 def qmp(uuid: str, command: str, **arguments: Any) -> str:
     """Let a guest's QEMU execute a command: what a captured one could do.
 

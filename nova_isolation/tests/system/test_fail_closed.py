@@ -277,11 +277,7 @@ class SeparationTest(base.CloudTestCase):
         neighbour, guest = self.boot('neighbour'), self.boot('guest')
         cloud.act(guest, 'os-stop', 'SHUTOFF')
         # not by its file, which is as it was: in the kernel alone
-        cloud.node(
-            f"sed 's,^}},  {cloud.INSTANCES}/*/disk rw\\,\\n}},' "
-            f'{cloud.PROFILES}/libvirt-{neighbour} > /run/wider && '
-            'apparmor_parser -rTK /run/wider'
-        )
+        cloud.widen(neighbour, f'{cloud.INSTANCES}/*/disk rw,')
         self.refused(
             guest,
             f'guest {neighbour}',

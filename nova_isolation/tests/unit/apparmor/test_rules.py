@@ -234,6 +234,63 @@ class PathTest(RulesTestCase):
         check('/i/a*[b].', '/i/axb.', '/i/a*[b]x')
 
 
+class ReadTest(base.BaseTestCase):
+    """What was rendered can be read back."""
+
+    @hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+    @hypothesis.given(
+        strategies.lists(
+            strategies.one_of(
+                strategies.text(
+                    strategies.one_of(
+                        strategies.sampled_from(SPECIAL + '/ab'),
+                        strategies.characters(min_codepoint=32),
+                    ),
+                    min_size=1,
+                    max_size=12,
+                ),
+                strategies.sampled_from(
+                    [rules.Glob.ANY, rules.Glob.TREE, rules.Glob.DIGITS]
+                ),
+            ),
+            max_size=5,
+        ),
+        strategies.sampled_from(['r', 'rwk', 'rm', 'rmix', 'w']),
+        strategies.booleans(),
+        strategies.booleans(),
+    )
+    def test_any_rule(self, parts, access, directory, deny):
+        path = ['/i/x']
+        for part in parts:
+            if isinstance(part, str) and isinstance(path[-1], str):
+                path[-1] += part
+            elif isinstance(part, str) or isinstance(path[-1], str):
+                path.append(part)
+        if directory:
+            path.append(rules.Glob.DIRECTORY)
+        rule = rules.File(tuple(path), access, 'why', deny=deny)
+        try:
+            line = rule.render(PLAIN)
+        except exceptions.InvalidPolicy:
+            return
+        self.assertEqual(rule, rules.read_file(line, 'why'))
+
+    def test_what_is_handed_over(self):
+        path = ('/', rules.Glob.HANDED_OVER, 'dev/net/tun')
+        rule = rules.File(path, 'rw', '')
+        self.assertEqual(rule, rules.read_file(rule.render(PLAIN), ''))
+
+    def test_another_line_is_no_such_rule(self):
+        for line in ('', '}', 'network inet stream,', '# "/x" r,', '"/x" r'):
+            self.assertIsNone(rules.read_file(line, ''))
+
+    def test_a_rule_of_somebody_else(self):
+        for line in ('"/x{a,b}" r,', '"/x\\*" r,', '"/@{HOME}" r,'):
+            self.assertRaises(
+                exceptions.InvalidPolicy, rules.read_file, line, ''
+            )
+
+
 @ddt.ddt
 class RenderTest(RulesTestCase):
     @ddt.data(

@@ -1,0 +1,83 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Who could reach what of whom: the kernel's own answers, guest by guest.
+
+Neither the text of a profile nor our reading of it is trusted here.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+from typing import Protocol
+
+from nova_isolation.apparmor import policy
+from nova_isolation import neighbours
+
+#: guests with what they have: (uuid, resources)
+Guests = Iterable[tuple[str, tuple[neighbours.Resource, ...]]]
+
+
+class Judge(Protocol):
+    """Answers like :class:`nova_isolation.apparmor.kernel.Judge`."""
+
+    def file(self, profile: str, path: str) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """What one guest could do to another's resource.
+
+    :ivar uuid: of the guest that could do it
+    :ivar owner: uuid of the other guest
+    :ivar resource: the other guest's
+    :ivar access: of ``r``, ``w`` and ``x`` what it could do
+    """
+
+    uuid: str
+    owner: str
+    resource: neighbours.Resource
+    access: str
+
+    def words(self) -> str:
+        """Tell it in a sentence.
+
+        :returns: e.g. ``guest U may r of /i/V/disk (<disk> vda), …``
+        """
+        return (
+            f'guest {self.uuid} may {self.access!r} of {self.resource.path} '
+            f'({self.resource.origin}), which is that of guest {self.owner}'
+        )
+
+
+def reaches(
+    judge: Judge, uuid: str, others: Guests, shared: Sequence[str] = ()
+) -> Iterator[Reach]:
+    """Ask what one guest's profile allows of what other guests have.
+
+    :param judge: who answers
+    :param uuid: of the guest; a profile that is not loaded allows nothing
+    :param others: the other guests
+    :param shared: ``[isolation] shared_paths``
+    :returns: all that is not intended
+    """
+    profile = policy.profile_name(uuid)
+    # many guests have the same backing files
+    known: dict[str, str] = {}
+    for owner, resources in others:
+        for resource in resources:
+            path = resource.path
+            if path not in known:
+                known[path] = judge.file(profile, path)
+            access = known[path]
+            could = dataclasses.replace(resource, access=access)
+            if access and not neighbours.is_intended(could, resource, shared):
+                yield Reach(uuid, owner, resource, access)

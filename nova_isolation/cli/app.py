@@ -1,0 +1,84 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-isolation``: the operator's command line on a compute node."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from cliff import app
+from cliff import commandmanager
+from oslo_config import cfg
+import pbr.version
+
+from nova_isolation.conf import isolation as options
+from nova_isolation import exceptions
+
+#: entry points of the commands; an underscore stands for a space
+NAMESPACE = 'nova_isolation.cli'
+
+
+class Application(app.App):
+    """The program, with the configuration that its commands read."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            description='What confines the guests of this compute node.',
+            version=pbr.version.VersionInfo('nova-isolation').version_string(),
+            command_manager=commandmanager.CommandManager(NAMESPACE),
+            deferred_help=True,
+        )
+        self.conf = cfg.ConfigOpts()
+
+    def build_option_parser(
+        self, *args: Any, **kwargs: Any
+    ) -> argparse.ArgumentParser:
+        """Add our options to cliff's.
+
+        :returns: the parser of what stands before the command
+        """
+        parser: argparse.ArgumentParser = super().build_option_parser(
+            *args, **kwargs
+        )
+        parser.add_argument(
+            '--config-file',
+            action='append',
+            metavar='FILE',
+            help='a configuration file, repeatable; default those of nova',
+        )
+        return parser
+
+    def initialize_app(self, argv: Sequence[str]) -> None:
+        """Read the configuration.
+
+        :param argv: the command and its arguments
+        :raises ConfigurationError: when it cannot be read
+        """
+        options.register_opts(self.conf)
+        files = self.options.config_file
+        try:
+            self.conf([], project='nova', default_config_files=files)
+            for option in options.OPTS:
+                self.conf.isolation[option.name]
+        except (cfg.Error, ValueError) as e:
+            raise exceptions.ConfigurationError(str(e)) from e
+
+
+def configuration(application: object) -> cfg.ConfigOpts:
+    """Give the configuration to a command.
+
+    :param application: cliff's view of the program
+    :returns: what :class:`Application` has read
+    """
+    assert isinstance(application, Application)
+    return application.conf

@@ -1,0 +1,95 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The guests of this host, as the operator's commands see them."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import libvirt
+from oslo_config import cfg
+
+from nova_isolation import domain as domain_module
+from nova_isolation import exceptions
+from nova_isolation import neighbours
+
+
+@dataclasses.dataclass(frozen=True)
+class Guest:
+    """One guest of this host.
+
+    :ivar domain: as it runs, or as it is defined
+    :ivar resources: what it has
+    """
+
+    domain: domain_module.Domain
+    resources: tuple[neighbours.Resource, ...]
+
+    @property
+    def uuid(self) -> str:
+        return self.domain.uuid
+
+    @property
+    def name(self) -> str:
+        """What its project calls it, or what libvirt does."""
+        return self.domain.instance.name or self.domain.name
+
+
+def guests(conf: cfg.ConfigOpts) -> tuple[list[Guest], list[str]]:
+    """Read all guests of this host, running or defined.
+
+    :param conf: with the [isolation] group registered
+    :returns: the guests, by name; and which could not be read, with the cause
+    :raises HostFault: when libvirtd does not answer
+    """
+    # else libvirt prints every error on the standard error stream
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    uri = conf.isolation.libvirt_uri
+    try:
+        domains = libvirt.openReadOnly(uri).listAllDomains(0)
+    except libvirt.libvirtError as e:
+        raise exceptions.HostFault(
+            f'libvirtd does not answer at {uri}: {e}'
+        ) from e
+    found, unread = [], []
+    for domain in domains:
+        try:
+            parsed = domain_module.parse(domain.XMLDesc(0))
+        except (exceptions.InvalidDomain, libvirt.libvirtError) as e:
+            unread.append(f'{domain.UUIDString()}: {e}')
+            continue
+        state = conf.isolation.libvirt_state_directory
+        found.append(Guest(parsed, neighbours.resources(parsed, state)))
+    return sorted(found, key=lambda guest: (guest.name, guest.uuid)), unread
+
+
+def find(known: Sequence[Guest], wanted: str) -> Guest:
+    """Find a guest by what an operator calls it.
+
+    :param known: all guests
+    :param wanted: its uuid, libvirt's name or its project's name of it
+    :returns: the one guest
+    :raises InvalidDomain: when there is none, or more than one
+    """
+    found = [
+        guest
+        for guest in known
+        if wanted in (guest.uuid, guest.domain.name, guest.name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise exceptions.InvalidDomain(
+            f'{len(found)} guests are called {wanted!r}: give the uuid: '
+            + ', '.join(guest.uuid for guest in found)
+        )
+    raise exceptions.InvalidDomain(f'this host has no guest {wanted!r}')
