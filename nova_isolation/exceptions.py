@@ -70,6 +70,10 @@ class ProfileRejected(Refusal):
     """apparmor_parser does not compile or load the guest's profile."""
 
 
+class ParserHangs(ProfileRejected):
+    """apparmor_parser did not end in time."""
+
+
 class ForeignProfile(Refusal):
     """Somebody else's file stands where the guest's profile belongs."""
 

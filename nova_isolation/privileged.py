@@ -74,7 +74,7 @@ def probe() -> None:
     :raises HostFault: naming what is missing: the parser, the directory
     """
     _directory()
-    _parser().find_dialect()
+    _parser().check()
 
 
 @context.entrypoint_with_timeout(TIMEOUT)

@@ -62,11 +62,10 @@ class Parser:
         """
         self._run(['-rTK', profile])
 
-    def find_dialect(self) -> rules.Dialect:
-        """Find out what this parser understands, by asking it.
+    def check(self) -> None:
+        """Check that this parser compiles anything.
 
-        :returns: the dialect of its language
-        :raises HostFault: when it compiles nothing, or cannot be run
+        :raises HostFault: when it does not, or cannot be run
         """
         try:
             self._probe()
@@ -75,6 +74,16 @@ class Parser:
                 f'{self.path} compiles no profile, not even an empty one: '
                 f'{e.message}'
             ) from e
+
+    def find_dialect(self) -> rules.Dialect:
+        """Find out what this parser understands, by asking it.
+
+        :returns: the dialect of its language
+        :raises HostFault: when it compiles nothing, or cannot be run
+        :raises ParserHangs: when it does not answer: then what it understands
+            is not known, and no wider form is chosen for that
+        """
+        self.check()
         return rules.Dialect(
             network_operations=self._understands(
                 rule='network (create) inet stream,'
@@ -87,6 +96,8 @@ class Parser:
     def _understands(self, *, rule: str = '', flags: str = _FLAGS) -> bool:
         try:
             self._probe(rule=rule, flags=flags)
+        except exceptions.ParserHangs:
+            raise
         except exceptions.ProfileRejected:
             return False
         return True
@@ -112,7 +123,7 @@ class Parser:
                 '[isolation] apparmor_parser'
             ) from e
         except subprocess.TimeoutExpired as e:
-            raise exceptions.ProfileRejected(
+            raise exceptions.ParserHangs(
                 f'{self.path} {arguments[0]} did not end within '
                 f'{self.timeout} s, see [isolation] parser_timeout'
             ) from e

@@ -81,6 +81,15 @@ class ParserTest(base.BaseTestCase):
             self._program(script).find_dialect(),
         )
 
+    def test_what_is_not_answered_is_not_taken_for_a_no(self):
+        script = 'read -r line; case $line in *path*) exec sleep 60; esac'
+        self.assertRaises(
+            exceptions.ParserHangs, self._program(script).find_dialect
+        )
+        self.assertRaises(
+            exceptions.HostFault, self._program('exit 1').find_dialect
+        )
+
     def test_a_profile_that_does_not_compile_is_the_guest_s_fault(self):
         self._write('profile', 'profile p {\n  /x rubbish,\n}\n')
         error = self.assertRaises(
@@ -105,7 +114,7 @@ class ParserTest(base.BaseTestCase):
     def test_a_parser_that_compiles_nothing_is_the_host_s_fault(self):
         error = self.assertRaises(
             exceptions.HostFault,
-            self._program('echo broken >&2; exit 3').find_dialect,
+            self._program('echo broken >&2; exit 3').check,
         )
         self.assertIn('ended with 3: broken', error.message)
 
