@@ -321,11 +321,12 @@ def main() -> None:
     neighbour = virsh.guest(arguments['neighbour'])
     world = _world(own, neighbour)
     subject = Subject(world, own.label)
-    under_least = _least(world)
+    # before all else: without it, nothing can be said of what is allowed
+    under_least = _least(world) if arguments['driver'] == 'ours' else None
     tried = _try_all(subject)
     for one in tried:
         allowed = one.attack and one.attack.succeeded
-        if allowed and one.kind != model.LEGITIMATE:
+        if under_least and allowed and one.kind != model.LEGITIMATE:
             one.under_least = _do(one.attempt, under_least, 'least')
     heard = _recorded(own.label)
     silent = [
