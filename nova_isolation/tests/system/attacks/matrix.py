@@ -321,8 +321,10 @@ def main() -> None:
     neighbour = virsh.guest(arguments['neighbour'])
     world = _world(own, neighbour)
     subject = Subject(world, own.label)
+    # of stock libvirt only the result is published
+    ours = arguments['driver'] == 'ours'
     # before all else: without it, nothing can be said of what is allowed
-    under_least = _least(world) if arguments['driver'] == 'ours' else None
+    under_least = _least(world) if ours else None
     tried = _try_all(subject)
     for one in tried:
         allowed = one.attack and one.attack.succeeded
@@ -332,7 +334,8 @@ def main() -> None:
     silent = [
         one
         for one in tried
-        if one.attack
+        if ours
+        and one.attack
         and not one.attack.succeeded
         and _heard(one.number) not in heard
     ]
