@@ -103,6 +103,25 @@ class Connect(Action):
         )
 
 
+class ConnectStandIn(Connect):
+    """Connect to a socket that is made beside a monitor's.
+
+    The monitor's own takes two connections that nobody accepts, and no third.
+    """
+
+    def prepare(self, world: World) -> None:
+        path = world.fill(str(self.address))
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen()
+        _INHERITED[:] = [listener]
+        super().prepare(world)
+
+    def restore(self, world: World) -> None:
+        _close(world)
+        os.unlink(world.fill(str(self.address)))
+
+
 def _http(path: str) -> bytes:
     return f'GET {path} HTTP/1.0\r\n\r\n'.encode()
 
@@ -394,7 +413,7 @@ TABLE = (
     ),
     Attempt(
         "connect to a neighbour's monitor",
-        Connect('{neighbour.state}/monitor.sock'),
+        ConnectStandIn('{neighbour.state}/monitor.stand-in'),
         why=Why.UNIX,
     ),
     Attempt(
