@@ -110,7 +110,8 @@ def resources(
     saved = f'{state_directory}/save/{domain.name}.save'
     found.append(Resource(saved, "the guest's saved memory", ''))
     if domain.id is not None:
-        own = f'{state_directory}/domain-{domain.id}-{domain.name[:20]}'
+        short = domain_module.short_name(domain.id, domain.name)
+        own = f'{state_directory}/domain-{short}'
         for name in ('master-key.aes', 'monitor.sock'):
             found.append(Resource(f'{own}/{name}', 'libvirt', ''))
     return tuple(found)

@@ -20,6 +20,7 @@ directory: never text that it was given. Its own configuration, the parser's
 path among it, is read from root's files.
 """
 
+from collections.abc import Iterator
 import contextlib
 import functools
 import os
@@ -187,21 +188,28 @@ def _abi(directory: str) -> str:
                     return path
         except FileNotFoundError:
             pass
-        draft = _draft(path)
-        try:
-            _write_synced(draft, text)
-            os.rename(draft, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(draft)
-        _sync_directory(directory)
+        with _draft(path, text) as draft:
+            _install(draft, path)
     return path
 
 
-def _draft(path: str) -> str:
+@contextlib.contextmanager
+def _draft(path: str, text: str) -> Iterator[str]:
+    """Write a file beside the one that it may replace; gone afterwards."""
     # the parser and libvirt pass over names that begin with a dot
     directory, name = os.path.split(path)
-    return os.path.join(directory, f'.{name}.{secrets.token_hex(8)}')
+    draft = os.path.join(directory, f'.{name}.{secrets.token_hex(8)}')
+    try:
+        _write_synced(draft, text)
+        yield draft
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+
+
+def _install(draft: str, path: str) -> None:
+    os.rename(draft, path)
+    _sync_directory(os.path.dirname(path))
 
 
 def _check_roots(path: str, what: str, package: str, option: str) -> None:
@@ -234,18 +242,12 @@ def _write(policy: policy_module.Policy, *, install: bool, load: bool) -> None:
         state_directory=_options().libvirt_state_directory,
     )
     path = os.path.join(directory, policy.profile)
-    draft = _draft(path)
     with lockutils.lock(policy.profile):
         _check_own(path)
-        try:
-            _write_synced(draft, text)
+        with _draft(path, text) as draft:
             parser.compile(draft)
             if install:
-                os.rename(draft, path)
-                _sync_directory(directory)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(draft)
+                _install(draft, path)
         if load:
             parser.load(path)
 

@@ -399,11 +399,11 @@ def short_name(policy: Policy) -> rules.Path:
     """Give what libvirt calls a domain's own files and directories.
 
     :param policy: of the domain
-    :returns: as virDomainDefGetShortName(): the id, or any as long as it is
-        not known, and 20 characters of the name
+    :returns: :func:`nova_isolation.domain.short_name`, with any id as long as
+        it is not known
     """
     number = rules.Glob.DIGITS if policy.id is None else str(policy.id)
-    return number, f'-{policy.name[:20]}'
+    return number, domain_module.short_name('', policy.name)
 
 
 def path_of(policy: Policy, grant: FileGrant) -> str:
@@ -415,7 +415,8 @@ def path_of(policy: Policy, grant: FileGrant) -> str:
     """
     if grant.after is None:
         return grant.path
-    return f'{grant.path}{policy.id}-{policy.name[:20]}{grant.after}'
+    short = domain_module.short_name(str(policy.id), policy.name)
+    return f'{grant.path}{short}{grant.after}'
 
 
 def _state(policy: Policy, directory: str) -> list[rules.Rule]:

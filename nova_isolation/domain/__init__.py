@@ -24,6 +24,7 @@ from nova_isolation.domain.model import Instance
 from nova_isolation.domain.model import is_uuid
 from nova_isolation.domain.model import NOVA_NAMESPACE
 from nova_isolation.domain.model import parse
+from nova_isolation.domain.model import short_name
 from nova_isolation.domain.model import UUID_RE
 from nova_isolation.domain.reader import read_xml
 
@@ -35,4 +36,5 @@ __all__ = [
     'is_uuid',
     'parse',
     'read_xml',
+    'short_name',
 ]

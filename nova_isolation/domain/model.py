@@ -210,6 +210,17 @@ def is_uuid(text: object) -> bool:
     return isinstance(text, str) and UUID_RE.fullmatch(text) is not None
 
 
+def short_name(number: int | str, name: str) -> str:
+    """Tell what libvirt calls a domain's own files and directories.
+
+    :param number: libvirt's id of it, or '' for what follows the id
+    :param name: libvirt's name of it
+    :returns: as virDomainDefGetShortName(): the id and 20 characters of the
+        name
+    """
+    return f'{number}-{name[:20]}'
+
+
 def parse(xml: str) -> Domain:
     """Read a domain's XML.
 

@@ -93,17 +93,19 @@ class AppArmorHook(base.Hook):
                 xml.remove(label)
 
     def learn(self, domain: domain_module.Domain) -> None:
-        self._register.put(domain.uuid, self._resources(domain))
+        self._learn(domain)
+
+    def _learn(
+        self, domain: domain_module.Domain
+    ) -> tuple[neighbours.Resource, ...]:
+        found = neighbours.resources(
+            domain, self.conf.isolation.libvirt_state_directory
+        )
+        self._register.put(domain.uuid, found)
+        return found
 
     def forget(self, uuid: str) -> None:
         self._register.drop(uuid)
-
-    def _resources(
-        self, domain: domain_module.Domain
-    ) -> tuple[neighbours.Resource, ...]:
-        return neighbours.resources(
-            domain, self.conf.isolation.libvirt_state_directory
-        )
 
     def judge(self, guest: base.Guest) -> None:
         privileged.check_profile(self.policy(guest).to_wire())
@@ -118,18 +120,16 @@ class AppArmorHook(base.Hook):
                 '; '.join(guest.domain.unknown),
             )
         policy = self.policy(guest)
-        # known before it is compared: of two that start at once one sees
-        # the other
-        self.learn(guest.domain)
         self._compare(guest.domain)
         privileged.write_profile(policy.to_wire(), load=False)
 
     def _compare(self, domain: domain_module.Domain) -> None:
         """Compare what a guest has with what all others have."""
+        # known before it is compared: of two that start at once one sees
+        # the other
+        mine = self._learn(domain)
         overlaps = self._register.overlaps(
-            domain.uuid,
-            self._resources(domain),
-            self.conf.isolation.shared_paths,
+            domain.uuid, mine, self.conf.isolation.shared_paths
         )
         if overlaps:
             self._object(
@@ -201,8 +201,7 @@ class AppArmorHook(base.Hook):
         domain = guest.domain
         profile = policy_module.profile_name(domain.uuid)
         policy = self.policy(guest)
-        mine = self._resources(domain)
-        self._register.put(domain.uuid, mine)
+        mine = self._learn(domain)
         with kernel.Judge() as judge:
             for grant in policy.files:
                 path = policy_module.path_of(policy, grant)

@@ -268,6 +268,8 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
 
     def _recorded(self, instance: 'objects.Instance') -> frozenset[str]:
         """Name the images that the record gives a guest, before it goes."""
+        if not self._isolation.active:
+            return frozenset()
         try:
             xml = self._host.get_guest(instance).defined_xml()
         except nova_exception.InstanceNotFound:

@@ -41,8 +41,9 @@ class Host(libvirt_host.Host):
         :returns: the guest
         :raises Refusal: when a hook refuses it
         """
-        complete = self.isolation.define(xml, self._defined(xml))
-        guest = self._ours(super().write_instance_config(complete))
+        if self.isolation.active:
+            xml = self.isolation.define(xml, self._defined(xml))
+        guest = self._ours(super().write_instance_config(xml))
         self.isolation.forget_neighbour(guest.uuid)
         return guest
 
