@@ -38,6 +38,7 @@ from nova_isolation.apparmor import abi
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
+from nova_isolation.apparmor import profiles
 from nova_isolation.apparmor import rules
 from nova_isolation.conf import isolation as options
 from nova_isolation import exceptions
@@ -47,13 +48,6 @@ CONF = cfg.CONF
 
 #: Seconds after which a call is given up, whatever the daemon does.
 TIMEOUT = 120
-
-# The first line of the files that libvirt's virt-aa-helper makes from its
-# TEMPLATE.qemu, in every release.
-_LIBVIRT_MARK = (
-    b'# This profile is for the domain whose UUID matches this file'
-)
-_HEAD = 4096
 
 context = priv_context.PrivContext(
     'nova_isolation',
@@ -124,7 +118,7 @@ def remove_profile(uuid: str) -> bool:
     name = policy_module.profile_name(uuid)
     with lockutils.lock(name):
         path = os.path.join(_directory(), name)
-        _check_own(path)
+        profiles.writer(path)
         held = kernel.holders(name)
         if held:
             raise exceptions.ProfileInUse(
@@ -243,7 +237,7 @@ def _write(policy: policy_module.Policy, *, install: bool, load: bool) -> None:
     )
     path = os.path.join(directory, policy.profile)
     with lockutils.lock(policy.profile):
-        _check_own(path)
+        profiles.writer(path)
         with _draft(path, text) as draft:
             parser.compile(draft)
             if install:
@@ -270,39 +264,6 @@ def _sync_directory(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _check_own(path: str) -> None:
-    """Check that what stands at a path is ours, libvirt's, empty or nothing.
-
-    :raises ForeignProfile: when it is anything else
-    """
-    try:
-        descriptor = os.open(
-            path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        )
-    except FileNotFoundError:
-        return
-    except OSError as e:
-        raise _foreign(path, e.strerror or str(e)) from e
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _foreign(path, 'it is not a regular file')
-        head = os.read(descriptor, _HEAD)
-    finally:
-        os.close(descriptor)
-    lines = head.splitlines()
-    mine = lines[:1] == [policy_module.MARK.encode()]
-    template = any(line.startswith(_LIBVIRT_MARK) for line in lines[:3])
-    if head and not mine and not template:
-        raise _foreign(path, 'neither nova-isolation nor libvirt wrote it')
-
-
-def _foreign(path: str, why: str) -> exceptions.ForeignProfile:
-    return exceptions.ForeignProfile(
-        f'{path} is in the way: {why}. Move it away; rules of your own belong '
-        'into an issue, not into a file that decides over one guest'
-    )
 
 
 def _unload(name: str) -> None:

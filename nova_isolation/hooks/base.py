@@ -27,10 +27,12 @@ is the host's. Hooks know neither Nova nor libvirt's connection.
 
 import abc
 import dataclasses
+import os
 
 from lxml import etree
 from oslo_config import cfg
 
+from nova_isolation import chains
 from nova_isolation import domain as domain_module
 from nova_isolation import images
 
@@ -55,6 +57,51 @@ class Guest:
 
     domain: domain_module.Domain
     directories: images.Directories
+
+
+def describe(
+    xml: str,
+    instances: str,
+    cache: str,
+    believed: frozenset[str] = frozenset(),
+) -> Guest:
+    """Describe a guest to the hooks.
+
+    :param xml: of its domain
+    :param instances: Nova's ``instances_path``
+    :param cache: the directory of Nova's image cache
+    :param believed: names of files in the cache that are the guest's, beside
+        what its domain says
+    :returns: the guest
+    :raises InvalidDomain: when the XML cannot be understood
+    """
+    domain = domain_module.parse(xml)
+    image = domain.instance.image_id
+    return Guest(
+        domain,
+        images.Directories(
+            instance=os.path.join(instances, domain.uuid),
+            cache=cache,
+            images=believed
+            | ({images.cache_name(image)} if image else set())
+            | recorded(xml, cache),
+        ),
+    )
+
+
+def recorded(xml: str, cache: str) -> frozenset[str]:
+    """Name the images of the cache that a domain's record gives a guest.
+
+    :param xml: of the domain
+    :param cache: the directory of Nova's image cache
+    :returns: the names of their files
+    """
+    real = os.path.realpath(cache)
+    return frozenset(
+        os.path.basename(path)
+        for path in chains.recorded(domain_module.read_xml(xml))
+        if os.path.dirname(path) == real
+    )
 
 
 class Hook(abc.ABC):

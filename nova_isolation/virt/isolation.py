@@ -36,7 +36,6 @@ from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
 from nova_isolation.hooks import base
 from nova_isolation.hooks import manager
-from nova_isolation import images
 from nova_isolation.violations import model
 from nova_isolation.violations import spool
 
@@ -191,14 +190,11 @@ class Isolation:
         :returns: the guest
         :raises InvalidDomain: when the XML cannot be understood
         """
-        domain = domain_module.parse(xml)
-        return base.Guest(
-            domain,
-            images.Directories(
-                instance=os.path.join(self.conf.instances_path, domain.uuid),
-                cache=self._cache,
-                images=self._images(domain) | self.recorded(xml),
-            ),
+        uuid = domain_module.parse(xml).uuid
+        with self._lock:
+            believed = self._believed.get(uuid, frozenset())
+        return base.describe(
+            xml, self.conf.instances_path, self._cache, believed
         )
 
     @property
@@ -206,28 +202,13 @@ class Isolation:
         subdirectory: str = self.conf.image_cache.subdirectory_name
         return os.path.join(self.conf.instances_path, subdirectory)
 
-    def _images(self, domain: domain_module.Domain) -> frozenset[str]:
-        """Name the images that Nova's own word gives a guest."""
-        with self._lock:
-            believed = self._believed.get(domain.uuid, frozenset())
-        image = domain.instance.image_id
-        return believed | ({images.cache_name(image)} if image else set())
-
     def recorded(self, xml: str | None) -> frozenset[str]:
         """Name the images of the cache that a domain's record gives a guest.
 
         :param xml: of the domain, or None
         :returns: the names of their files
         """
-        if xml is None:
-            return frozenset()
-        paths = chains.recorded(domain_module.read_xml(xml))
-        cache = os.path.realpath(self._cache)
-        return frozenset(
-            os.path.basename(path)
-            for path in paths
-            if os.path.dirname(path) == cache
-        )
+        return frozenset() if xml is None else base.recorded(xml, self._cache)
 
     @contextlib.contextmanager
     def believing(self, uuid: str, names: frozenset[str]) -> Iterator[None]:
