@@ -21,6 +21,7 @@ import json
 import os
 import socket
 import struct
+import threading
 import time
 import typing
 import urllib.error
@@ -97,6 +98,17 @@ def placement(method: str, path: str, body: object = None) -> Answer:
         base=os.environ['LAB_PLACEMENT'],
         version=PLACEMENT_VERSION,
         token='admin',
+    )
+
+
+def volumes(method: str, path: str, body: object = None) -> Answer:
+    """One request to the volume API."""
+    return call(
+        method,
+        path,
+        body,
+        base=os.environ['LAB_VOLUME_API'],
+        version='volume 3.71',
     )
 
 
@@ -257,3 +269,153 @@ def create(
         'config_drive': config_drive,
     }
     return call('POST', '/servers', {'server': wanted | more}, token=token)
+
+
+def create_volume(
+    name: str, *, device: str | None = None, multiattach: bool = False
+) -> dict[str, typing.Any]:
+    """Create a volume.
+
+    :param device: a block device of the compute node; default a new loop
+        device of 64 MB.
+    :returns: the volume, with the device in its metadata (`device_path`).
+    :raises RuntimeError: when that failed.
+    """
+    if device is None:
+        made = guest(['lab-loop', name], check=True)
+        device = made.stdout.strip()
+    status, answer = volumes(
+        'POST',
+        '/volumes',
+        {
+            'volume': {
+                'name': name,
+                'size': 1,
+                'multiattach': multiattach,
+                'metadata': {'device_path': device},
+            }
+        },
+    )
+    if status != 202:
+        raise RuntimeError(f'volume {name}: {status} {answer}')
+    return typing.cast('dict[str, typing.Any]', answer['volume'])
+
+
+def change(
+    identity: str,
+    action: str,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    timeout: float = 120,
+    token: str | None = None,
+) -> str:
+    """Change a server, and wait until that has succeeded or failed.
+
+    :param action: what Nova calls it: `attach_volume`.
+    :param path: below the server's.
+    :returns: why it failed, or nothing.
+    """
+    server, before = f'/servers/{identity}', _requests(identity, action, token)
+    status, answer = call(method, server + path, body, token=token)
+    if status not in (200, 202, 204):
+        return f'{status} {json.dumps(answer)}'
+
+    def result() -> tuple[str] | None:
+        for request in _requests(identity, action, token) - before:
+            path = f'{server}/os-instance-actions/{request}'
+            told = call('GET', path, token=token)[1]['instanceAction']
+            for event in told['events']:
+                # The API's own and the conductor's end before it is done.
+                if event['event'] == f'compute_{action}' and event['result']:
+                    failed = event['result'] != 'Success'
+                    return (str(event.get('details') or 'Error') * failed,)
+        return None
+
+    (why,) = wait_for(f'{action} of server {identity}', result, timeout)
+    return why
+
+
+def _requests(identity: str, action: str, token: str | None) -> set[str]:
+    """The requests of an action that a server has seen."""
+    path = f'/servers/{identity}/os-instance-actions'
+    status, answer = call('GET', path, token=token)
+    if status != 200:
+        raise LookupError(f'server {identity}: {status} {answer}')
+    return {
+        found['request_id']
+        for found in answer['instanceActions']
+        if found['action'] == action
+    }
+
+
+def attach(
+    identity: str,
+    volume: str | None = None,
+    *,
+    timeout: float = 120,
+    token: str | None = None,
+) -> str:
+    """Plug a volume into a server, or a new interface of the lab's network,
+    and wait for it.
+
+    :returns: why that failed, or nothing.
+    """
+    action, path, body = (
+        (
+            'attach_volume',
+            '/os-volume_attachments',
+            {'volumeAttachment': {'volumeId': volume}},
+        )
+        if volume
+        else (
+            'attach_interface',
+            '/os-interface',
+            {'interfaceAttachment': {'net_id': os.environ['LAB_NETWORK']}},
+        )
+    )
+    return change(
+        identity, action, 'POST', path, body, timeout=timeout, token=token
+    )
+
+
+def detach(
+    identity: str,
+    *,
+    volume: str | None = None,
+    port: str | None = None,
+    willing: bool = True,
+    timeout: float = 120,
+    token: str | None = None,
+) -> str:
+    """Unplug a volume from a server, or the interface of a port, and wait for
+    it.
+
+    :param willing: whether the guest gives it up (`lab-eject`); one that is
+        off is not asked.
+    :returns: why that failed, or nothing.
+    """
+    action, path = (
+        ('detach_volume', f'/os-volume_attachments/{volume}')
+        if volume
+        else ('detach_interface', f'/os-interface/{port}')
+    )
+    answering = threading.Thread(
+        target=guest, args=(['lab-eject', identity],), daemon=True
+    )
+    if willing:
+        answering.start()
+    why = change(
+        identity, action, 'DELETE', path, timeout=timeout, token=token
+    )
+    if willing:
+        # or it would give up what is asked for next
+        answering.join(timeout)
+    return why
+
+
+def ports(identity: str, token: str | None = None) -> list[str]:
+    """The ports whose interfaces a server has."""
+    _, answer = call('GET', f'/servers/{identity}/os-interface', token=token)
+    return [found['port_id'] for found in answer['interfaceAttachments']]

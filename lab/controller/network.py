@@ -17,20 +17,17 @@ Nova's `tap` VIF needs no agent: nova-compute makes the interface, and QEMU
 opens it. Nobody carries its packets.
 """
 
-import collections.abc
 import itertools
-import json
 import threading
-import typing
-import urllib.parse
 import uuid
 
 from resources import NETWORK
+import rest
 
 SUBNET = '6e657477-0000-4000-8000-000000000002'
 GROUP = '6e657477-0000-4000-8000-000000000003'
 
-Resource = dict[str, typing.Any]
+Resource = rest.Resource
 CONSTANT: dict[str, list[Resource]] = {
     'networks': [
         {
@@ -136,85 +133,18 @@ class Ports:
             return list(self._ports.values())
 
 
-def matches(resource: Resource, query: dict[str, list[str]]) -> bool:
-    """Whether a list request wants this resource; what a resource does not
-    have, cannot be asked for.
-    """
-    ignored = ('fields', 'tenant_id', 'project_id', 'limit', 'marker')
-    return all(
-        str(resource[k]) in values
-        for k, values in query.items()
-        if k in resource and k not in ignored
-    )
-
-
-class Application:
+class Application(rest.Application):
     """The WSGI application: /v2.0/COLLECTION[/ID]."""
+
+    version = 'v2.0'
 
     def __init__(self) -> None:
         self.ports = Ports()
 
-    def __call__(
-        self, environment: dict[str, typing.Any], start: typing.Any
-    ) -> collections.abc.Iterable[bytes]:
-        length = int(environment.get('CONTENT_LENGTH') or 0)
-        body = (
-            json.loads(environment['wsgi.input'].read(length))
-            if length
-            else {}
-        )
-        path = (
-            environment['PATH_INFO']
-            .strip('/')
-            .removeprefix('v2.0')
-            .strip('/')
-            .split('/')
-        )
-        query = urllib.parse.parse_qs(environment.get('QUERY_STRING', ''))
-        try:
-            status, answer = self.answer(
-                environment['REQUEST_METHOD'], path, query, body
-            )
-        except KeyError:
-            status, answer = (
-                '404 Not Found',
-                {
-                    'NeutronError': {
-                        'type': 'NotFound',
-                        'message': str(path),
-                        'detail': '',
-                    }
-                },
-            )
-        # stderr is this stand-in's log
-        print(
-            environment['REQUEST_METHOD'],
-            environment['PATH_INFO'],
-            query,
-            status,
-            file=environment['wsgi.errors'],
-        )
-        content = b'' if answer is None else json.dumps(answer).encode()
-        start(
-            status,
-            [
-                ('Content-Type', 'application/json'),
-                ('Content-Length', str(len(content))),
-            ],
-        )
-        return [content]
-
     def answer(
-        self,
-        method: str,
-        path: list[str],
-        query: dict[str, list[str]],
-        body: Resource,
+        self, method: str, path: list[str], query: rest.Query, body: Resource
     ) -> tuple[str, Resource | None]:
-        """The answer to one request.
-
-        :raises KeyError: when there is no such thing.
-        """
+        """See `rest.Application.answer`."""
         collection, identity = (
             path[0].removesuffix('.json'),
             path[1].removesuffix('.json') if len(path) > 1 else None,
@@ -240,17 +170,27 @@ class Application:
             collection, self.ports.all(), identity, query
         )
 
+    def fault(self, code: int, message: str) -> Resource:
+        """See `rest.Application.fault`."""
+        return {
+            'NeutronError': {
+                'type': 'NotFound' if code == 404 else 'BadRequest',
+                'message': message,
+                'detail': '',
+            }
+        }
+
     @staticmethod
     def read(
         collection: str,
         resources: list[Resource],
         identity: str | None,
-        query: dict[str, list[str]],
+        query: rest.Query,
     ) -> Resource:
         """One resource, or those that the query matches."""
         name = collection.replace('-', '_')
         if identity is None:
-            return {name: [r for r in resources if matches(r, query)]}
+            return {name: [r for r in resources if rest.matches(r, query)]}
         return {
             name.removesuffix('s'): {r['id']: r for r in resources}[identity]
         }

@@ -70,6 +70,7 @@ def environment(address: str, root: pathlib.Path) -> dict[str, str]:
         'LAB_PLACEMENT': f'http://{address}:8778',
         'LAB_IMAGE_API': f'http://{address}:9292',
         'LAB_NETWORK_API': f'http://{address}:9696',
+        'LAB_VOLUME_API': f'http://{address}:8776/v3',
         'LAB_TRANSPORT_URL': f'rabbit://guest:guest@{address}:5672/',
         'LAB_CONTROLLER': str(root),
         'LAB_TOKEN': 'admin:lab',
