@@ -27,6 +27,19 @@ from nova_isolation import exceptions
 #: entry points of the commands; an underscore stands for a space
 NAMESPACE = 'nova_isolation.cli'
 
+# Nova's own options, of which we take what its files say.
+_NOVA = [
+    cfg.StrOpt('state_path', default='/var/lib/nova'),
+    cfg.StrOpt('instances_path', default='$state_path/instances'),
+    cfg.StrOpt('rootwrap_config', default='/etc/nova/rootwrap.conf'),
+]
+_CACHE = cfg.StrOpt(
+    'subdirectory_name',
+    default='_base',
+    deprecated_name='image_cache_subdirectory_name',
+    deprecated_group='DEFAULT',
+)
+
 
 class Application(app.App):
     """The program, with the configuration that its commands read."""
@@ -38,7 +51,8 @@ class Application(app.App):
             command_manager=commandmanager.CommandManager(NAMESPACE),
             deferred_help=True,
         )
-        self.conf = cfg.ConfigOpts()
+        # the one that oslo.privsep reads
+        self.conf = cfg.CONF
 
     def build_option_parser(
         self, *args: Any, **kwargs: Any
@@ -65,9 +79,15 @@ class Application(app.App):
         :raises ConfigurationError: when it cannot be read
         """
         options.register_opts(self.conf)
-        files = self.options.config_file
+        self.conf.register_opts(_NOVA)
+        self.conf.register_opt(_CACHE, group='image_cache')
         try:
-            self.conf([], project='nova', default_config_files=files)
+            self.conf(
+                [],
+                project='nova',
+                prog='nova-compute',
+                default_config_files=self.options.config_file,
+            )
             for option in options.OPTS:
                 self.conf.isolation[option.name]
         except (cfg.Error, ValueError) as e:

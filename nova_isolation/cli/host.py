@@ -44,6 +44,23 @@ class Guest:
         return self.domain.instance.name or self.domain.name
 
 
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """A domain, as libvirt has it.
+
+    :ivar uuid: of the domain
+    :ivar starting: XML of what its next start begins with: of a suspended
+        guest that of its saved memory
+    :ivar saved: whether its memory is saved
+    :ivar running: XML of what runs now, or None
+    """
+
+    uuid: str
+    starting: str
+    saved: bool
+    running: str | None
+
+
 def guests(conf: cfg.ConfigOpts) -> tuple[list[Guest], list[str]]:
     """Read all guests of this host, running or defined.
 
@@ -51,16 +68,8 @@ def guests(conf: cfg.ConfigOpts) -> tuple[list[Guest], list[str]]:
     :returns: the guests, by name; and which could not be read, with the cause
     :raises HostFault: when libvirtd does not answer
     """
-    # else libvirt prints every error on the standard error stream
-    libvirt.registerErrorHandler(lambda context, error: None, None)
-    uri = conf.isolation.libvirt_uri
-    try:
-        domains = libvirt.openReadOnly(uri).listAllDomains(0)
-    except libvirt.libvirtError as e:
-        raise exceptions.HostFault(
-            f'libvirtd does not answer at {uri}: {e}'
-        ) from e
     found, unread = [], []
+    _, domains = _connect(conf)
     for domain in domains:
         try:
             parsed = domain_module.parse(domain.XMLDesc(0))
@@ -70,6 +79,56 @@ def guests(conf: cfg.ConfigOpts) -> tuple[list[Guest], list[str]]:
         state = conf.isolation.libvirt_state_directory
         found.append(Guest(parsed, neighbours.resources(parsed, state)))
     return sorted(found, key=lambda guest: (guest.name, guest.uuid)), unread
+
+
+def definitions(conf: cfg.ConfigOpts) -> tuple[str, list[Definition]]:
+    """Read how all guests of this host would start, and how they run.
+
+    :param conf: with the [isolation] group registered
+    :returns: libvirt's capabilities, as XML, and the definitions
+    :raises HostFault: when libvirtd does not answer
+    """
+    found = []
+    connection, domains = _connect(conf)
+    for domain in domains:
+        try:
+            saved = bool(domain.hasManagedSaveImage(0))
+            found.append(
+                Definition(
+                    domain.UUIDString(),
+                    domain.managedSaveGetXMLDesc(0)
+                    if saved
+                    else domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE),
+                    saved,
+                    domain.XMLDesc(0) if domain.isActive() else None,
+                )
+            )
+        except libvirt.libvirtError as e:
+            if e.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise _silent(conf, e) from e
+    try:
+        return connection.getCapabilities(), found
+    except libvirt.libvirtError as e:
+        raise _silent(conf, e) from e
+
+
+def _connect(
+    conf: cfg.ConfigOpts,
+) -> tuple[libvirt.virConnect, list[libvirt.virDomain]]:
+    # else libvirt prints every error on the standard error stream
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    try:
+        connection = libvirt.openReadOnly(conf.isolation.libvirt_uri)
+        return connection, connection.listAllDomains(0)
+    except libvirt.libvirtError as e:
+        raise _silent(conf, e) from e
+
+
+def _silent(
+    conf: cfg.ConfigOpts, error: libvirt.libvirtError
+) -> exceptions.HostFault:
+    uri = conf.isolation.libvirt_uri
+    return exceptions.HostFault(f'libvirtd does not answer at {uri}: {error}')
 
 
 def find(known: Sequence[Guest], wanted: str) -> Guest:

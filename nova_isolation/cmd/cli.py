@@ -14,8 +14,12 @@
 
 from collections.abc import Sequence
 import sys
+import warnings
 
 from nova_isolation.cli import app
+
+# oslo.privsep imports eventlet wherever it is installed, and eventlet warns.
+warnings.filterwarnings('ignore', r'\s*Eventlet is deprecated')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

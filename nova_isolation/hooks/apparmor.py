@@ -111,7 +111,7 @@ class AppArmorHook(base.Hook):
         privileged.check_profile(self.policy(guest).to_wire())
 
     def prepare(self, guest: base.Guest) -> None:
-        _check_stated(guest.domain)
+        check_stated(guest.domain)
         if guest.domain.unknown:
             LOG.warning(
                 'isolation: guest %s has what nova-isolation does not know '
@@ -219,7 +219,16 @@ class AppArmorHook(base.Hook):
             own = [(domain.uuid, mine)]
             for other, _ in others:
                 for reach in proof.reaches(judge, other, own, shared):
-                    self._object(reach.words())
+                    if self.owns(other):
+                        self._object(reach.words())
+                        continue
+                    # that guest is none of ours yet: refusing this one would
+                    # leave both with a stock profile
+                    LOG.warning(
+                        'isolation: %s: it was started without '
+                        'nova-isolation: restart it',
+                        reach.words(),
+                    )
 
     def _why(self, reach: proof.Reach, policy: policy_module.Policy) -> str:
         """Tell which rule of ours lets a guest do what the kernel says."""
@@ -275,8 +284,12 @@ class AppArmorHook(base.Hook):
         )
 
 
-def _check_stated(domain: domain_module.Domain) -> None:
-    """Check that libvirt will not read the header of any disk."""
+def check_stated(domain: domain_module.Domain) -> None:
+    """Check that libvirt will not read the header of any disk.
+
+    :param domain: as it will start
+    :raises UntrustedImage: when it would
+    """
     for disk in domain.disks:
         if disk.top.format == 'qcow2' and disk.backing is None:
             raise exceptions.UntrustedImage(

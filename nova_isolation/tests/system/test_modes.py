@@ -18,7 +18,7 @@ from nova_isolation.tests.system import base
 from nova_isolation.tests.system import cloud
 
 # Read after every other file of the lab's.
-_FILE = '/lab/conf/99-mode.conf'
+CONFIGURATION = '/lab/conf/99-mode.conf'
 _LOG = '/share/log/nova-compute.log'
 
 
@@ -27,7 +27,7 @@ def _listening() -> int:
     return int(cloud.node(f'grep -c "Join ServiceGroup" {_LOG} || true'))
 
 
-def _restart(command: str) -> None:
+def restart(command: str) -> None:
     """Change nova-compute's configuration.
 
     :param command: what to do while it is down
@@ -43,21 +43,21 @@ def _restart(command: str) -> None:
     )
 
 
-def _configure(text: str) -> str:
-    return f'printf "[isolation]\\n{text}\\n" > {_FILE}'
+def configure(text: str) -> str:
+    return f'printf "[isolation]\\n{text}\\n" > {CONFIGURATION}'
 
 
 class ModesTest(base.CloudTestCase):
     def setUp(self):
         super().setUp()
-        self.addCleanup(_restart, f'rm -f {_FILE}')
+        self.addCleanup(restart, f'rm -f {CONFIGURATION}')
 
     def test_a_guest_follows_the_mode_at_its_next_start(self):
         guest, victim = self.boot('follows'), self.boot('untouched')
         disk = f'{cloud.INSTANCES}/{victim}/disk'
         before = cloud.profile(guest)
 
-        _restart(_configure('mode = complain'))
+        restart(configure('mode = complain'))
         self.assert_confined(guest)
         self.assertEqual(before, cloud.profile(guest))
         cloud.act(guest, {'reboot': {'type': 'HARD'}}, 'ACTIVE')
@@ -74,7 +74,7 @@ class ModesTest(base.CloudTestCase):
             )
         self.assertEqual('would_deny', event['decision'])
 
-        _restart(_configure('mode = off'))
+        restart(configure('mode = off'))
         self.assert_confined(guest, 'complain')
         cloud.act(guest, {'reboot': {'type': 'HARD'}}, 'ACTIVE')
         self.assertNotIn(
@@ -90,7 +90,7 @@ class ModesTest(base.CloudTestCase):
         # who was not started again stays as he was
         self.assert_confined(victim)
 
-        _restart(f'rm {_FILE}')
+        restart(f'rm {CONFIGURATION}')
         cloud.act(guest, {'reboot': {'type': 'HARD'}}, 'ACTIVE')
         self.assert_confined(guest)
         self.assert_confined(victim)
@@ -98,8 +98,8 @@ class ModesTest(base.CloudTestCase):
 
 class WrongValueTest(base.CloudTestCase):
     def test_nova_compute_does_not_start_and_says_why_in_a_line(self):
-        self.addCleanup(cloud.node, f'rm -f {_FILE}')
-        cloud.node(_configure('mode = enforcing'))
+        self.addCleanup(cloud.node, f'rm -f {CONFIGURATION}')
+        cloud.node(configure('mode = enforcing'))
         ended = lablib.guest('lab-service run nova-compute', timeout=120)
         self.assertEqual(1, ended.status, ended)
         lines = (ended.stdout + ended.stderr).splitlines()

@@ -32,6 +32,7 @@ from oslotest import base
 from nova_isolation.apparmor import abi
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser
+from nova_isolation.apparmor import policy
 from nova_isolation import chains
 from nova_isolation.conf import isolation as options
 from nova_isolation import domain
@@ -413,16 +414,26 @@ class SeparateTest(AppArmorTestCase):
         )
         self.assertIn('a defect of nova-isolation', error.message)
 
-    def test_another_guest_s_profile_that_reaches_this_one(self):
+    def let_other_reach_all(self, mark):
         self.learn_other()
         self.hook.prepare(self.starting)
         self.hook.prepare(self.running)
         (self.profiles / f'libvirt-{OTHER}').write_text(
-            f'profile libvirt-{OTHER} {{ "{self.instances}/**" r, }}'
+            f'{mark}\nprofile libvirt-{OTHER} {{ "{self.instances}/**" r, }}'
         )
+
+    def test_another_guest_s_profile_that_reaches_this_one(self):
+        self.let_other_reach_all(policy.MARK)
         self.assert_refused(
             self.hook._ask_kernel, self.running, str(self.disk)
         )
+
+    def test_a_stock_profile_that_reaches_this_one_is_only_reported(self):
+        self.let_other_reach_all('# by libvirt')
+        with self.assertLogs('nova_isolation.hooks.apparmor') as logs:
+            self.hook._ask_kernel(self.running)
+        self.assertIn(f'guest {OTHER} may', logs.output[0])
+        self.assertIn('restart it', logs.output[0])
 
 
 class VerifyTest(AppArmorTestCase):
