@@ -48,16 +48,28 @@ def state(root: etree._Element, allowed: images.Directories) -> None:
     :raises MissingImage: when a file is not there
     """
     for disk in _disks(root):
-        if disk.find('backingStore') is not None:
-            continue
-        path, image_format = _source(disk)
-        if path and image_format == 'qcow2':
-            _write(disk, images.chain(path, image_format, allowed)[1:])
+        complete(disk, allowed)
     if not are_stated(root):
         metadata = root.find('metadata')
         if metadata is None:
             metadata = etree.SubElement(root, 'metadata')
         etree.SubElement(metadata, _MARK, nsmap={'isolation': _NAMESPACE})
+
+
+def complete(device: etree._Element, allowed: images.Directories) -> None:
+    """Write the backing chain of a disk into it, unless there is one.
+
+    :param device: a ``<disk>`` element, changed in place; or another device,
+        which has no chain
+    :param allowed: where its files may be
+    :raises UntrustedImage: when a header names what it may not
+    :raises MissingImage: when a file is not there
+    """
+    if not _is_file(device) or device.find('backingStore') is not None:
+        return
+    path, image_format = _source(device)
+    if path and image_format == 'qcow2':
+        _write(device, images.chain(path, image_format, allowed)[1:])
 
 
 def withdraw(root: etree._Element) -> None:
@@ -91,11 +103,11 @@ def recorded(root: etree._Element) -> frozenset[str]:
 
 
 def _disks(root: etree._Element) -> list[etree._Element]:
-    return [
-        disk
-        for disk in root.findall('devices/disk')
-        if disk.get('type') == 'file'
-    ]
+    return [disk for disk in root.findall('devices/disk') if _is_file(disk)]
+
+
+def _is_file(device: etree._Element) -> bool:
+    return device.tag == 'disk' and device.get('type') == 'file'
 
 
 def _source(disk: etree._Element) -> tuple[str, str]:

@@ -121,7 +121,7 @@ class Granting:
         for memory in domain.memory.devices:
             yield self._memory_device(memory)
         for disk in domain.disks:
-            yield self._disk(disk)
+            yield self._disk(disk, running=domain.id is not None)
         for interface in domain.interfaces:
             yield self._interface(interface, domain)
         for device in domain.host_devices:
@@ -226,7 +226,7 @@ class Granting:
             )
         yield Need('connect-unix')
 
-    def _disk(self, disk: disks.Disk) -> Iterator[Grant]:
+    def _disk(self, disk: disks.Disk, *, running: bool) -> Iterator[Grant]:
         origin = f'<disk> {disk.target}'
         for name in ('transient', 'io_uring', 'raw_io', 'mirror'):
             if getattr(disk, name):
@@ -241,7 +241,7 @@ class Granting:
                     f'{origin} with persistent reservations'
                 )
         if isinstance(disk.top.source, disks.FileSource):
-            yield from self._files(disk, origin)
+            yield from self._files(disk, origin, running=running)
         elif disk.backing:
             raise exceptions.NotCovered(
                 f'{origin} with a backing chain that is no file'
@@ -255,14 +255,22 @@ class Granting:
             access = 'rk' if disk.readonly else 'rwk'
             yield from self._source(disk.top.source, access, origin)
 
-    def _files(self, disk: disks.Disk, origin: str) -> Iterator[Grant]:
+    def _files(
+        self, disk: disks.Disk, origin: str, *, running: bool
+    ) -> Iterator[Grant]:
         if disk.top.format not in ('qcow2', 'raw'):
             raise exceptions.NotCovered(
                 f'{origin} of format {disk.top.format!r}'
             )
-        path = disk.path or ''
-        layers = images.chain(path, disk.top.format, self.directories)
-        _check_chain(disk, layers)
+        if running and disk.backing is not None:
+            # Stated before QEMU got it, and what QEMU has open. Its headers
+            # are the guest's own writing by now, which must not keep us from
+            # withdrawing a right.
+            layers = _stated(disk)
+        else:
+            path = disk.path or ''
+            layers = images.chain(path, disk.top.format, self.directories)
+            _check_chain(disk, layers)
         first, *backing = layers
         access = 'rk' if disk.readonly else 'rwk'
         yield FileGrant(first.path, access, origin)
@@ -548,23 +556,36 @@ def _never(domain: domain_module.Domain) -> Iterator[str]:
         yield f'<qemu:commandline> {name}'
 
 
-def _check_chain(disk: disks.Disk, layers: tuple[images.Layer, ...]) -> None:
-    """Check that libvirt follows the chain that we have followed.
+def _stated(disk: disks.Disk) -> tuple[images.Layer, ...]:
+    """Give the files that the domain's own XML names."""
+    if not all(
+        isinstance(layer.source, disks.FileSource)
+        for layer in disk.backing or ()
+    ):
+        raise exceptions.NotCovered(
+            f'<disk> {disk.target} with a backing file that is no file'
+        )
+    return tuple(
+        images.Layer(os.path.realpath(layer.path or ''), layer.format)
+        for layer in (disk.top, *(disk.backing or ()))
+    )
 
-    Of a guest that runs, the XML names the files that libvirt has opened.
-    """
+
+def _check_chain(disk: disks.Disk, layers: tuple[images.Layer, ...]) -> None:
+    """Check that libvirt follows the chain that we have followed."""
     if disk.backing is None:
         return
-    named = [
-        (os.path.realpath(layer.path or ''), layer.format)
-        for layer in disk.backing
-    ]
-    found = [(layer.path, layer.format) for layer in layers[1:]]
-    if named != found:
+    named = _stated(disk)[1:]
+    if named != layers[1:]:
         raise exceptions.DeceivingImage(
-            f'the backing chain of disk {disk.target} is {found} by its '
-            f'headers, and {named} by the domain'
+            f'the backing chain of disk {disk.target} is '
+            f'{_pairs(layers[1:])} by its headers, and {_pairs(named)} by '
+            'the domain'
         )
+
+
+def _pairs(layers: tuple[images.Layer, ...]) -> list[tuple[str, str]]:
+    return [(layer.path, layer.format) for layer in layers]
 
 
 def _listen(address: str, origin: str) -> Need:

@@ -41,6 +41,8 @@ _EMULATOR = re.compile('/usr/(local/)?(bin|libexec)/[a-z0-9][a-z0-9_.-]*')
 _NOT_SHOWN = re.compile('[^ -"$-~]')
 _PTY = re.compile('/dev/pts/([0-9]{1,7})')
 _MAX_FILES = 4096
+# How the origins of devices begin that come and go while a guest runs.
+_PLUGGABLE = ('<disk>', '<interface>', '<hostdev>')
 # Slashes in the path of a directory of which all may be granted.
 _MIN_TREE = 2
 _MAX_ID = 10**7 - 1
@@ -359,6 +361,31 @@ def read_files(profile: str) -> list[rules.File]:
         elif rule := rules.read_file(line.strip(), origin):
             found.append(rule)
     return found
+
+
+def surplus(profile: str, policy: Policy) -> frozenset[str]:
+    """Tell which devices a profile serves and a policy does not know.
+
+    What another version of the profile's base would grant does not count.
+
+    :param profile: what :func:`render` wrote
+    :param policy: of the same guest
+    :returns: the origins of their rules
+    """
+    asked: list[str] = []
+    unasked: list[str] = []
+    for name, need in needs.OPTIONAL.items():
+        found = asked if name in policy.needs else unasked
+        found += [_comment(rule.origin) for rule in need()]
+    known = {*asked, *(_comment(grant.origin) for grant in policy.files)}
+    served = {
+        line[4:] for line in profile.splitlines() if line.startswith('  # ')
+    }
+    return frozenset(
+        origin
+        for origin in served - known
+        if origin in unasked or origin.startswith(_PLUGGABLE)
+    )
 
 
 def all_rules(policy: Policy, state_directory: str) -> list[rules.Rule]:

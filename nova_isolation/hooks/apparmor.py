@@ -111,6 +111,13 @@ class AppArmorHook(base.Hook):
         privileged.check_profile(self.policy(guest).to_wire())
 
     def prepare(self, guest: base.Guest) -> None:
+        self._give(guest, load=False)
+
+    def widen(self, guest: base.Guest) -> None:
+        # libvirt would load it, too, but hides whether it could
+        self._give(guest, load=True)
+
+    def _give(self, guest: base.Guest, *, load: bool) -> None:
         check_stated(guest.domain)
         if guest.domain.unknown:
             LOG.warning(
@@ -121,7 +128,7 @@ class AppArmorHook(base.Hook):
             )
         policy = self.policy(guest)
         self._compare(guest.domain)
-        privileged.write_profile(policy.to_wire(), load=False)
+        privileged.write_profile(policy.to_wire(), load=load)
 
     def _compare(self, domain: domain_module.Domain) -> None:
         """Compare what a guest has with what all others have."""
@@ -150,6 +157,11 @@ class AppArmorHook(base.Hook):
 
     def narrow(self, guest: base.Guest) -> None:
         privileged.write_profile(self.policy(guest).to_wire(), load=True)
+
+    def exceeds(self, guest: base.Guest) -> bool:
+        with open(self._path(guest.domain.uuid), encoding='utf-8') as f:
+            profile = f.read()
+        return bool(policy_module.surplus(profile, self.policy(guest)))
 
     def verify(self, guest: base.Guest) -> None:
         options = self.conf.isolation

@@ -20,6 +20,10 @@ and called in the order of ``[isolation] hooks``. At a start:
 3. ``narrow``: QEMU is there, and what was not known before now is;
 4. ``verify``: nothing changes any more; the guest runs if nobody objects.
 
+A device of a running guest comes with ``judge`` and ``widen`` before libvirt
+attaches it, ``narrow`` and ``verify`` after; and goes with ``narrow``, once
+libvirt says that it is gone.
+
 A hook objects by raising :class:`nova_isolation.exceptions.Refusal` when the
 fault is the guest's, or :class:`nova_isolation.exceptions.HostFault` when it
 is the host's. Hooks know neither Nova nor libvirt's connection.
@@ -49,9 +53,9 @@ class Host:
 
 @dataclasses.dataclass(frozen=True)
 class Guest:
-    """A guest about to start, or started with stopped vCPUs.
+    """A guest about to start or to change, or as it runs.
 
-    :ivar domain: what libvirt will start or has started
+    :ivar domain: what libvirt will start or make of it, or has started
     :ivar directories: where the files of its disks may be
     """
 
@@ -139,7 +143,8 @@ class Hook(abc.ABC):
     def learn(self, domain: domain_module.Domain) -> None:
         """Take in another guest of this host, in place of what was known.
 
-        Called for each guest, running or defined, before one starts.
+        Called for each guest, running or defined, before one starts or gets
+        a device, and for one that has lost a device.
 
         :param domain: the guest's domain
         """
@@ -151,12 +156,13 @@ class Hook(abc.ABC):
         """
 
     def judge(self, guest: Guest) -> None:
-        """Find out, without changing anything, whether a start would fail.
+        """Find out, without changing anything, what would be refused.
 
-        Called before Nova tears down what it cannot bring back.
+        Called before Nova tears down what it cannot bring back, and before a
+        running guest gets a device.
 
-        :param guest: as it would start
-        :raises Refusal: when ``prepare`` would refuse it
+        :param guest: as it would start, or as it would run
+        :raises Refusal: when ``prepare`` or ``widen`` would refuse it
         """
 
     def prepare(self, guest: Guest) -> None:
@@ -166,17 +172,35 @@ class Hook(abc.ABC):
         :raises Refusal: when it may not start
         """
 
-    def narrow(self, guest: Guest) -> None:
-        """Take away what only the start needed.
+    def widen(self, guest: Guest) -> None:
+        """Do what must be there before a running guest gets a device.
 
-        :param guest: as it runs, with stopped vCPUs
+        What it has already must go on working. Followed by ``narrow``,
+        whatever becomes of the device.
+
+        :param guest: as it will run, with the device
+        :raises Refusal: when it may not have it
+        """
+
+    def narrow(self, guest: Guest) -> None:
+        """Take away what only the start needed, or a device that is gone.
+
+        :param guest: as it runs; at its start with stopped vCPUs
         :raises Refusal: when that fails
         """
+
+    def exceeds(self, guest: Guest) -> bool:
+        """Tell whether more is granted than the devices of a guest need.
+
+        :param guest: as it runs
+        :returns: whether ``narrow`` was missed when one of them went
+        """
+        return False
 
     def verify(self, guest: Guest) -> None:
         """Prove that the guest's process is confined.
 
-        :param guest: as it runs, with stopped vCPUs
+        :param guest: as it runs; at its start with stopped vCPUs
         :raises Refusal: when it is not proven
         """
 

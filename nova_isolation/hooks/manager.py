@@ -104,6 +104,10 @@ class HookManager:
         """See :meth:`nova_isolation.hooks.base.Hook.prepare`."""
         self._call('prepare', guest)
 
+    def widen(self, guest: base.Guest) -> None:
+        """See :meth:`nova_isolation.hooks.base.Hook.widen`."""
+        self._call('widen', guest)
+
     def narrow(self, guest: base.Guest) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.narrow`."""
         self._call('narrow', guest)
@@ -111,6 +115,14 @@ class HookManager:
     def verify(self, guest: base.Guest) -> None:
         """See :meth:`nova_isolation.hooks.base.Hook.verify`."""
         self._call('verify', guest)
+
+    def exceeds(self, guest: base.Guest) -> bool:
+        """See :meth:`nova_isolation.hooks.base.Hook.exceeds`.
+
+        :param guest: as it runs
+        :returns: whether any hook says so
+        """
+        return any(hook.exceeds(guest) for hook in self._hooks)
 
     def owns(self, uuid: str) -> bool:
         """See :meth:`nova_isolation.hooks.base.Hook.owns`.

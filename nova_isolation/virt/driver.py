@@ -26,20 +26,24 @@ import shutil
 import sys
 from typing import Any
 
+import libvirt
 from nova.compute import task_states
 import nova.conf
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.virt.libvirt import driver as libvirt_driver
+from nova.virt.libvirt import event as libvirt_event
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
 from nova_isolation import exceptions
 from nova_isolation import images
+from nova_isolation.virt import guest as guest_module
 from nova_isolation.virt import host as host_module
 from nova_isolation.virt import isolation as isolation_module
 from nova_isolation.virt import signatures
+from nova_isolation.virt import worker
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
@@ -64,6 +68,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         except exceptions.ConfigurationError as e:
             LOG.critical('isolation: %s', e)
             sys.exit(1)
+        self._removals = worker.Worker(self._settle)
         super().__init__(virtapi, read_only)
         self._host.__class__ = host_module.Host
         self._host.isolation = self._isolation
@@ -79,6 +84,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
     def get_available_resource(self, nodename: str) -> Any:
         # Nova's periodic task: every [DEFAULT] update_resources_interval
         self._watch_host()
+        self._watch_guests()
         return super().get_available_resource(nodename)
 
     def _set_host_enabled(
@@ -295,10 +301,17 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        # rolled back: the server stays SUSPENDED, its memory saved
-        with self._refusals(
-            'resume', instance, nova_exception.InstanceFaultRollback
-        ):
+        def fault(refused: Refused) -> Exception:
+            if self._host.get_guest(instance).is_running():
+                # it has its memory again: a host device is what was refused
+                return refused
+            # rolled back: the server stays SUSPENDED, its memory saved
+            rolled_back: Exception = nova_exception.InstanceFaultRollback(
+                refused
+            )
+            return rolled_back
+
+        with self._refusals('resume', instance, fault):
             self._judge(instance)
             with self._isolation.keeping_memory(instance.uuid):
                 super().resume(context, instance, *args, **kwargs)
@@ -400,7 +413,78 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         super()._cleanup(context, instance, *args, **kwargs)
         # On the way out of some migrations there is no domain to undefine.
         if not self._isolation.keeps_memory(instance.uuid):
-            self._isolation.hooks.release(instance.uuid)
+            self._isolation.release(instance.uuid)
+
+    # --- devices that come and go -----------------------------------------
+
+    def attach_volume(
+        self,
+        context: Any,
+        connection_info: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        # Nova disconnects the volume after any exception
+        with self._refusals('attaching a volume', instance):
+            super().attach_volume(
+                context, connection_info, instance, *args, **kwargs
+            )
+
+    def attach_interface(
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        image_meta: 'objects.ImageMeta',
+        vif: Any,
+    ) -> None:
+        with self._refusals('attaching an interface', instance):
+            try:
+                super().attach_interface(context, instance, image_meta, vif)
+            except exceptions.IsolationError:
+                # as Nova does after an error of libvirt's, and of no other
+                self.vif_driver.unplug(instance, vif)
+                raise
+
+    def _detach_with_retry(
+        self, guest: guest_module.Guest, *args: Any, **kwargs: Any
+    ) -> None:
+        try:
+            super()._detach_with_retry(guest, *args, **kwargs)
+        finally:
+            # before Nova disconnects what the guest had
+            if self._isolation.active:
+                guest.settle()
+
+    def emit_event(self, event: Any) -> None:
+        super().emit_event(event)
+        # also of a device that Nova waits for no longer
+        if self._isolation.active and isinstance(
+            event, libvirt_event.DeviceRemovedEvent
+        ):
+            self._removals.put(event.uuid)
+
+    def _settle(self, uuid: str) -> None:
+        try:
+            self._host.get_guest(objects.Instance(uuid=uuid)).settle()
+        except nova_exception.InstanceNotFound:
+            LOG.debug('isolation: guest %s is gone with its device', uuid)
+        except nova_exception.NovaException as e:
+            # for the periodic task
+            self._isolation.turns.note(uuid)
+            LOG.warning('isolation: guest %s cannot be found: %s', uuid, e)
+
+    def _watch_guests(self) -> None:
+        """Withdraw rights to devices whose end nobody noticed."""
+        if not self._isolation.active:
+            return
+        try:
+            guests = self._host.list_guests()
+        except (libvirt.libvirtError, nova_exception.NovaException) as e:
+            LOG.warning('isolation: the guests cannot be listed: %s', e)
+            return
+        for guest in guests:
+            guest.check_settled()
 
     # --- operations that are not covered yet ------------------------------
 
@@ -416,29 +500,6 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             raise exceptions.NotCovered(
                 f'{operation} is not covered by nova-isolation yet'
             )
-
-    def attach_interface(
-        self,
-        context: Any,
-        instance: 'objects.Instance',
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        self._refuse('attaching an interface', instance)
-        super().attach_interface(context, instance, *args, **kwargs)
-
-    def attach_volume(
-        self,
-        context: Any,
-        connection_info: Any,
-        instance: 'objects.Instance',
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        self._refuse('attaching a volume', instance)
-        super().attach_volume(
-            context, connection_info, instance, *args, **kwargs
-        )
 
     def swap_volume(
         self,

@@ -12,6 +12,9 @@
 
 """Nova's Guest, which starts only what is proven to be confined."""
 
+from collections.abc import Iterator
+import contextlib
+import dataclasses
 from typing import Any
 
 import libvirt
@@ -23,6 +26,16 @@ from nova_isolation.hooks import base
 from nova_isolation.virt import isolation as isolation_module
 
 LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    """A device as Nova's methods take it, its XML completed."""
+
+    xml: str
+
+    def to_xml(self) -> str:
+        return self.xml
 
 
 class Guest(libvirt_guest.Guest):
@@ -54,6 +67,10 @@ class Guest(libvirt_guest.Guest):
             super().launch(pause=pause)
             return
         self._isolation.require_host(self._domain.connect())
+        with self._turn():
+            self._launch(pause)
+
+    def _launch(self, pause: bool) -> None:
         if self.is_active():
             raise exceptions.Refusal(
                 'the guest runs already, and not by a start of Nova: stop it'
@@ -101,13 +118,22 @@ class Guest(libvirt_guest.Guest):
         :raises IsolationError: when it is not confined; it stays paused
         """
         if self._isolation.active and self._isolation.hooks.owns(self.uuid):
-            self._prove()
+            with self._turn():
+                self._prove()
         super().resume()
 
     def _prove(self) -> None:
         running = self._isolation.guest(self._domain.XMLDesc(0))
         self._isolation.hooks.narrow(running)
         self._isolation.hooks.verify(running)
+
+    def is_running(self) -> bool:
+        """Tell whether the guest's vCPUs run.
+
+        :returns: False for one that is paused or off
+        """
+        state = int(self._domain.info()[0])
+        return bool(state == libvirt.VIR_DOMAIN_RUNNING)
 
     def starting(self) -> base.Guest:
         """Describe the guest as libvirt would start it.
@@ -145,13 +171,166 @@ class Guest(libvirt_guest.Guest):
             LOG.info('isolation: guest %s stays defined with its memory', uuid)
             return
         super().delete_configuration(*args, **kwargs)
-        self._isolation.hooks.release(uuid)
+        self._isolation.release(uuid)
         self._isolation.forget_neighbour(uuid)
 
-    def attach_device(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: the profile would have to grant the device first."""
-        self._refuse('attaching a device to a running guest')
-        super().attach_device(*args, **kwargs)
+    # --- devices that come and go -----------------------------------------
+
+    def attach_device(
+        self, conf: Any, persistent: bool = False, live: bool = False
+    ) -> None:
+        """Attach a device: the right is there before libvirt's call.
+
+        :param conf: Nova's description of the device
+        :param persistent: whether to define it
+        :param live: whether to give it to the running guest
+        :raises IsolationError: when the guest may not have it; then it has
+            not, and may reach what it could before
+        """
+        if not self._isolation.active:
+            super().attach_device(conf, persistent=persistent, live=live)
+            return
+        with self._turn():
+            # with neither, libvirt takes the state that the guest is in
+            if self.is_active() and (live or not persistent):
+                self._plug(conf.to_xml(), persistent, live)
+                return
+            device, _ = self._isolation.with_device(
+                self.defined_xml(), conf.to_xml()
+            )
+            super().attach_device(_Device(device), persistent, live)
+            self._isolation.learn_neighbour(self._domain)
+
+    def _plug(self, xml: str, persistent: bool, live: bool) -> None:
+        """Give a device to the running guest, by whose turn it is."""
+        if not self._isolation.hooks.owns(self.uuid):
+            raise exceptions.NotConfined(
+                'the guest was started without nova-isolation, which has no '
+                'profile of it to grant the device: reboot the server hard, '
+                'and attach the device then'
+            )
+        device, after = self._isolation.with_device(
+            self._domain.XMLDesc(0), xml
+        )
+        guest = self._isolation.guest(after)
+        self._isolation.hooks.judge(guest)
+        self._isolation.learn_neighbours(self._domain.connect())
+        try:
+            self._isolation.hooks.widen(guest)
+            super().attach_device(_Device(device), persistent, live)
+        except BaseException:
+            # It may be there all the same: the live domain tells.
+            self._isolation.turns.note(self.uuid)
+            raise
+        try:
+            self._prove()
+        except BaseException:
+            self._isolation.turns.note(self.uuid)
+            self._take_out(device, persistent, live)
+            raise
+
+    def _take_out(self, device: str, persistent: bool, live: bool) -> None:
+        try:
+            super().detach_device(_Device(device), persistent, live)
+        except libvirt.libvirtError as e:
+            LOG.error(
+                'isolation: a device of guest %s was refused and could not '
+                'be taken out again: %s: %s',
+                self.uuid,
+                e,
+                device,
+            )
+
+    def detach_device(
+        self, conf: Any, persistent: bool = False, live: bool = False
+    ) -> None:
+        """Detach a device; the right to it goes when it is really gone.
+
+        A running guest may take its time, or not give it up at all.
+
+        :param conf: Nova's description of the device
+        :param persistent: whether to define the guest without it
+        :param live: whether to ask the running guest for it
+        """
+        super().detach_device(conf, persistent=persistent, live=live)
+        if self._isolation.active and not live:
+            self._isolation.learn_neighbour(self._domain)
+
+    def settle(self) -> None:
+        """Withdraw the rights to what the guest no longer has.
+
+        Does not wait for another change to the guest: who makes that one does
+        it then. Never raises: what fails is tried again by the periodic task.
+        """
+        self._isolation.turns.note(self.uuid)
+        self._settle()
+
+    def check_settled(self) -> None:
+        """Settle a guest when its loss of a device went unnoticed.
+
+        Nobody heard of it while nova-compute was down. Never raises.
+        """
+        try:
+            guest = self._isolation.guest(self._domain.XMLDesc(0))
+            # Not a paused one: it may be one that nobody has proven yet, and
+            # is looked at when it is resumed.
+            if not self.is_running():
+                return
+            missed = self._isolation.turns.is_due(self.uuid) or (
+                self._isolation.hooks.owns(self.uuid)
+                and self._isolation.hooks.exceeds(guest)
+            )
+        except Exception as e:
+            self._unsettled(e)
+            return
+        if missed:
+            self.settle()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Change the guest's rights, nobody else doing so."""
+        try:
+            with self._isolation.turns.take(self.uuid):
+                yield
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        turns = self._isolation.turns
+        while turns.claim(self.uuid):
+            try:
+                self._narrow()
+            except Exception as e:
+                # for the periodic task
+                turns.note(self.uuid)
+                self._unsettled(e)
+                return
+            finally:
+                turns.give_back(self.uuid)
+
+    def _narrow(self) -> None:
+        """Grant what the live domain has, and no more."""
+        try:
+            xml = self._domain.XMLDesc(0)
+        except libvirt.libvirtError as e:
+            if e.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return
+            raise
+        guest = self._isolation.guest(xml)
+        running = guest.domain.id is not None
+        if running and self._isolation.hooks.owns(self.uuid):
+            self._isolation.hooks.narrow(guest)
+        self._isolation.hooks.learn(guest.domain)
+
+    def _unsettled(self, error: Exception) -> None:
+        LOG.error(
+            'isolation: guest %s may still reach a device that it has lost; '
+            'this is tried again: %s',
+            self.uuid,
+            error,
+        )
+
+    # --- what is not covered yet ------------------------------------------
 
     def snapshot(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: the profile would have to grant the overlay first."""

@@ -38,6 +38,7 @@ from nova_isolation.hooks import base
 from nova_isolation.hooks import manager
 from nova_isolation.violations import model
 from nova_isolation.violations import spool
+from nova_isolation.virt import turns
 
 LOG = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Isolation:
         self.spool = spool.Spool(
             conf.isolation.spool_directory, conf.isolation.spool_limit
         )
+        self.turns = turns.Turns()
         self._sound_until = 0.0
         self._lock = threading.Lock()
         self._keeping: set[str] = set()
@@ -123,6 +125,26 @@ class Isolation:
         self.hooks.define(root)
         return etree.tostring(root, encoding='unicode')
 
+    def with_device(self, xml: str, device: str) -> tuple[str, str]:
+        """Tell what would become of a domain that gets a device.
+
+        :param xml: of the domain, running or not
+        :param device: XML of the device, as Nova gives it to libvirt
+        :returns: XML of the device, completed as :meth:`define` does, and of
+            the domain with it
+        :raises Refusal: when the domain may not have it
+        """
+        root = domain_module.read_xml(xml)
+        devices = root.find('devices')
+        if devices is None:
+            raise exceptions.InvalidDomain('the domain has no <devices>')
+        # as strictly read as a domain
+        [added] = domain_module.read_xml(f'<domain>{device}</domain>')
+        chains.complete(added, self.guest(xml).directories)
+        complete = etree.tostring(added, encoding='unicode', with_tail=False)
+        devices.append(added)
+        return complete, etree.tostring(root, encoding='unicode')
+
     def learn_neighbours(self, connection: libvirt.virConnect) -> None:
         """Tell the hooks of all guests of this host, as far as they changed.
 
@@ -143,16 +165,27 @@ class Isolation:
         for uuid in gone:
             self.forget_neighbour(uuid)
         for uuid, domain, number in changed:
-            try:
-                self.hooks.learn(domain_module.parse(domain.XMLDesc(0)))
-            except (exceptions.InvalidDomain, libvirt.libvirtError) as e:
-                # gone meanwhile, or none that Nova could have made
-                LOG.warning(
-                    'isolation: guest %s is not compared with: %s', uuid, e
-                )
-                continue
-            with self._lock:
-                self._known[uuid] = number
+            if self.learn_neighbour(domain):
+                with self._lock:
+                    self._known[uuid] = number
+
+    def learn_neighbour(self, domain: libvirt.virDomain) -> bool:
+        """Tell the hooks of one guest of this host.
+
+        :param domain: libvirt's
+        :returns: whether it is compared with from now on
+        """
+        try:
+            self.hooks.learn(domain_module.parse(domain.XMLDesc(0)))
+        except (exceptions.InvalidDomain, libvirt.libvirtError) as e:
+            # gone meanwhile, or none that Nova could have made
+            LOG.warning(
+                'isolation: guest %s is not compared with: %s',
+                domain.UUIDString(),
+                e,
+            )
+            return False
+        return True
 
     def forget_neighbour(self, uuid: str) -> None:
         """Look at a guest again before the next start, if it is still there.
@@ -162,6 +195,16 @@ class Isolation:
         with self._lock:
             self._known.pop(uuid, None)
         self.hooks.forget(uuid)
+
+    def release(self, uuid: str) -> None:
+        """Remove what was made for a guest that is gone.
+
+        :param uuid: of the domain
+        """
+        # not while somebody still makes it
+        with contextlib.suppress(exceptions.Refusal), self.turns.take(uuid):
+            self.hooks.release(uuid)
+        self.turns.forget(uuid)
 
     @staticmethod
     def is_complete(xml: str) -> bool:

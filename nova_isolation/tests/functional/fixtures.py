@@ -42,6 +42,8 @@ _STATES = {
 # of libvirt-domain.h; Nova's fake has no use for them
 SAVE_RUNNING = 2
 SAVE_PAUSED = 4
+# as libvirt names devices of a running guest
+_ALIASES = {'disk': 'disk', 'interface': 'net', 'hostdev': 'hostdev'}
 
 
 def error(message, code=fakelibvirt.VIR_ERR_OPERATION_INVALID):
@@ -55,10 +57,26 @@ def error(message, code=fakelibvirt.VIR_ERR_OPERATION_INVALID):
     )
 
 
+def _key(device):
+    """Tell how libvirt knows a device again when it is to be detached."""
+    for path, attribute in (('mac', 'address'), ('target', 'dev')):
+        found = device.find(path)
+        if found is not None and found.get(attribute):
+            return device.tag, found.get(attribute)
+    address = device.find('source/address')
+    return device.tag, () if address is None else sorted(address.items())
+
+
 class Domain(fakelibvirt.Domain):
-    """A domain that keeps its XML and its saved memory."""
+    """A domain that keeps its XML and its saved memory.
+
+    :ivar obeys: whether the guest gives up a device when it is asked to
+    """
 
     def __init__(self, connection, xml, running=False, transient=False):
+        self.obeys = True
+        # what the guest was asked for and has not given up: {alias: XML}
+        self._leaving = {}
         super().__init__(connection, xml, transient=transient)
         self._id = -1
         self._live = None
@@ -128,6 +146,77 @@ class Domain(fakelibvirt.Domain):
                 text = f'libvirt-{self.UUIDString()}'
                 etree.SubElement(label, name).text = text
         return etree.tostring(root, encoding='unicode')
+
+    # --- devices that come and go
+
+    def attachDeviceFlags(self, xml, flags):
+        live, config = self._affected(flags)
+        if live and not self.isActive():
+            raise error(
+                'Requested operation is not valid: domain is not running'
+            )
+        if live:
+            self._connection.attaching(self)
+        if config:
+            self._xml = self._with(self._xml, xml)
+        if live:
+            self._live = self._with(self._live, xml)
+
+    def detachDeviceFlags(self, xml, flags):
+        live, config = self._affected(flags)
+        if config:
+            self._xml, _ = self._without(self._xml, xml)
+        if live:
+            _, alias = self._without(self._live, xml)
+            self._leaving[alias] = xml
+            if self.obeys:
+                self.give_up(alias)
+
+    def give_up(self, alias, *, heard=True):
+        """Let the guest give up a device that was detached.
+
+        :param alias: of the device, or None for the only one
+        :param heard: whether nova-compute learns of it
+        """
+        if alias is None:
+            [alias] = self._leaving
+        self._live, _ = self._without(self._live, self._leaving.pop(alias))
+        if heard:
+            self._connection.removed(self, alias)
+
+    def _affected(self, flags):
+        if not flags:
+            return self.isActive(), not self.isActive()
+        return (
+            bool(flags & fakelibvirt.VIR_DOMAIN_AFFECT_LIVE),
+            bool(flags & fakelibvirt.VIR_DOMAIN_AFFECT_CONFIG),
+        )
+
+    def _with(self, domain, device):
+        root = etree.fromstring(domain)
+        added = etree.fromstring(device)
+        devices = root.find('devices')
+        if added.find('alias') is None:
+            count = len(devices.findall(added.tag))
+            alias = f'{_ALIASES[added.tag]}{count}'
+            etree.SubElement(added, 'alias', name=alias)
+        devices.append(added)
+        return etree.tostring(root, encoding='unicode')
+
+    def _without(self, domain, device):
+        """Take out what libvirt takes for the same device."""
+        root = etree.fromstring(domain)
+        wanted = _key(etree.fromstring(device))
+        for found in root.find('devices'):
+            if _key(found) == wanted:
+                alias = found.find('alias')
+                found.getparent().remove(found)
+                return etree.tostring(root, encoding='unicode'), (
+                    None if alias is None else alias.get('name')
+                )
+        raise error(
+            'device not found', code=fakelibvirt.VIR_ERR_DEVICE_MISSING
+        )
 
     def isActive(self):
         return int(self._live is not None)
@@ -208,12 +297,18 @@ class Connection(fakelibvirt.Connection):
 
     :ivar security_models: of the drivers that it runs with
     :ivar executed: uuids of the domains whose vCPUs were let run, each time
+    :ivar attaching: called with the domain before a device is attached to a
+        running one
+    :ivar removed: called with the domain and the alias of a device that is
+        gone
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.security_models = {'apparmor'}
         self.executed = []
+        self.attaching = lambda domain: None
+        self.removed = lambda domain, alias: None
 
     def getCapabilities(self):
         root = etree.fromstring(super().getCapabilities().encode())

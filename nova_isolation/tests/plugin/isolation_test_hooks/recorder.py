@@ -22,6 +22,7 @@ import dataclasses
 
 from lxml import etree
 
+from nova_isolation.domain import Domain
 from nova_isolation import exceptions
 from nova_isolation.hooks import base
 
@@ -47,9 +48,13 @@ class Recording:
     """What the hook was called for, and what it shall object to.
 
     :ivar look: tells a domain's state by its uuid
+    :ivar granted: of each guest the domain that its rights are made of
+    :ivar learned: of each guest the domain that others are compared with
     """
 
     def __init__(self) -> None:
+        self.granted: dict[str, Domain] = {}
+        self.learned: dict[str, Domain] = {}
         self.calls: list[Call] = []
         self.guests: list[base.Guest] = []
         self.look: Callable[[str], str] = lambda uuid: ''
@@ -130,16 +135,43 @@ class Recorder(base.Hook):
 
     def prepare(self, guest: base.Guest) -> None:
         self._note('prepare', guest)
+        self._grant(guest)
+
+    def widen(self, guest: base.Guest) -> None:
+        self._note('widen', guest)
+        self._grant(guest)
 
     def narrow(self, guest: base.Guest) -> None:
         self._note('narrow', guest)
+        self._grant(guest)
+
+    def _grant(self, guest: base.Guest) -> None:
+        recording.granted[guest.domain.uuid] = guest.domain
+
+    def learn(self, domain: Domain) -> None:
+        recording.learned[domain.uuid] = domain
+
+    def forget(self, uuid: str) -> None:
+        recording.learned.pop(uuid, None)
+
+    def exceeds(self, guest: base.Guest) -> bool:
+        granted = recording.granted[guest.domain.uuid]
+        return bool(_devices(granted) - _devices(guest.domain))
+
+    def owns(self, uuid: str) -> bool:
+        return uuid in recording.granted
 
     def verify(self, guest: base.Guest) -> None:
         self._note('verify', guest)
 
     def release(self, uuid: str) -> None:
         recording.note('release', uuid)
+        recording.granted.pop(uuid, None)
 
     def _note(self, verb: str, guest: base.Guest) -> None:
         recording.guests.append(guest)
         recording.note(verb, guest.domain.uuid, guest.domain.id)
+
+
+def _devices(domain: Domain) -> set[object]:
+    return {*domain.disks, *domain.interfaces, *domain.host_devices}
