@@ -57,6 +57,19 @@ def error(message, code=fakelibvirt.VIR_ERR_OPERATION_INVALID):
     )
 
 
+class Device:
+    """A device as Nova's methods take it.
+
+    :param xml: of the device
+    """
+
+    def __init__(self, xml):
+        self._xml = xml
+
+    def to_xml(self):
+        return self._xml
+
+
 def _key(device):
     """Tell how libvirt knows a device again when it is to be detached."""
     for path, attribute in (('mac', 'address'), ('target', 'dev')):

@@ -12,8 +12,6 @@
 
 """What is not covered yet is refused by name, and changes nothing."""
 
-from nova.tests.functional.api import client
-
 from nova_isolation import exceptions
 from nova_isolation.tests.functional.virt import base
 
@@ -55,31 +53,6 @@ class NotCoveredTest(base.IsolationTestCase):
         fault = self.wait('the fault', lambda: self.fault(self.server))
         for word in words:
             self.assertIn(word, fault)
-
-    def test_attaching_an_interface(self):
-        self.assertRaises(
-            client.OpenStackApiException,
-            self.admin_api.attach_interface,
-            self.uuid,
-            {'interfaceAttachment': {'net_id': self.neutron.network_1['id']}},
-        )
-        self.assert_refused('attaching an interface')
-        self.assertEqual([], self.admin_api.get_port_interfaces(self.uuid))
-
-    def test_attaching_a_volume(self):
-        volume = self.cinder.IMAGE_BACKED_VOL
-        self.admin_api.post_server_volume(
-            self.uuid, {'volumeAttachment': {'volumeId': volume}}
-        )
-        self.wait('the refusal', self.events)
-        self.wait(
-            'the end of the attachment',
-            lambda: not self.admin_api.get_server_volumes(self.uuid),
-        )
-        self.assert_refused('attaching a volume')
-        self.assertEqual(
-            [], list(self.cinder.volume_ids_for_instance(self.uuid))
-        )
 
     def _snapshot(self, status):
         images = set(self.glance.images)
@@ -159,13 +132,12 @@ class NotCoveredTest(base.IsolationTestCase):
 class LastLineTest(base.IsolationTestCase):
     """What the driver did not stop, the guest does."""
 
-    def test_a_running_guest_takes_no_device_no_overlay_and_no_journey(self):
+    def test_a_running_guest_takes_no_overlay_and_no_journey(self):
         self.start_compute()
         self.boot()
         host = self.computes['compute1'].driver._host
         [guest] = host.list_guests()
         for operation, call in (
-            ('attaching a device to a running guest', guest.attach_device),
             ('a snapshot of a running guest', guest.snapshot),
             ('live migration', guest.migrate),
         ):

@@ -108,13 +108,16 @@ class OperationsTest(base.IsolationTestCase):
         self.assertEqual([('judge', 'shutoff'), *REBUILT], self.verbs(server))
         self.assert_running(server, 2)
 
-    def test_pause_and_unpause_need_no_hook(self):
+    def test_pause_needs_no_hook_and_unpause_proves_the_guest_again(self):
         server = self.boot()
         self.act(server, pause={})
         self.assertEqual('paused', self.state(server['id']))
+        self.assertEqual([], self.verbs(server))
         self.act(server, unpause={})
         self.assert_running(server, 2)
-        self.assertEqual([], self.verbs(server))
+        self.assertEqual(
+            [('narrow', 'paused'), ('verify', 'paused')], self.verbs(server)
+        )
 
     def test_suspend_needs_no_hook_and_resume_restores_a_paused_guest(self):
         server = self.boot()
