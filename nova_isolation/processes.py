@@ -10,17 +10,24 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The QEMU process of a guest, found without trusting its label.
+"""The processes of a guest, found without trusting their labels.
 
 libvirt writes ``NAME.pid`` into its runtime directory; the uuid on the
-command line tells whether that number still is the guest's process, and the
+command line tells whether that number still is the guest's QEMU, and the
 start time whether it was the same process before and after a check.
+
+Beside it libvirt starts helpers. A virtiofsd has such a file, too. That of a
+swtpm lies where a captured guest may write and nova-compute may not read, so
+each process counts whose command line names the guest's socket: one that
+pretends to be it can only be one more that has to be confined.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import itertools
 import os
 
+from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
 
 
@@ -36,6 +43,22 @@ class Process:
     started: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Helper:
+    """A process that libvirt starts beside a guest's QEMU.
+
+    :ivar program: ``swtpm`` or ``virtiofsd``
+    :ivar origin: the element of the domain's XML that asks for it
+    :ivar process: the process
+    :ivar labelled: whether libvirt gives it the guest's label
+    """
+
+    program: str
+    origin: str
+    process: Process
+    labelled: bool
+
+
 def find(runtime_directory: str, name: str, uuid: str) -> Process:
     """Find the QEMU process of a running domain.
 
@@ -47,21 +70,115 @@ def find(runtime_directory: str, name: str, uuid: str) -> Process:
         of it
     """
     path = os.path.join(runtime_directory, f'{name}.pid')
+    process, arguments = _read(path, name)
+    if ('-uuid', uuid) not in itertools.pairwise(arguments):
+        raise exceptions.NotConfined(
+            f'process {process.pid}, which {path} names, is not the QEMU of '
+            f'{uuid}'
+        )
+    return process
+
+
+def helpers(
+    runtime_directory: str, domain: domain_module.Domain
+) -> tuple[Helper, ...]:
+    """Find the processes that libvirt has started beside a guest's QEMU.
+
+    :param runtime_directory: ``[isolation] libvirt_runtime_directory``
+    :param domain: the guest's domain, running
+    :returns: all that its XML asks for, with the processes that they forked
+    :raises NotConfined: when one cannot be found
+    """
+    found = []
+    short = domain_module.short_name(domain.id or '', domain.name)
+    if any(tpm.kind == 'emulator' for tpm in domain.tpms):
+        socket = f'{runtime_directory}/swtpm/{short}-swtpm.sock'
+        emulators = list(_swtpms(socket))
+        if not emulators:
+            raise exceptions.NotConfined(
+                f'the swtpm of the guest cannot be found: no process serves '
+                f'{socket} by its command line'
+            )
+        found += [Helper('swtpm', '<tpm>', p, True) for p in emulators]
+    for index, share in enumerate(domain.filesystems):
+        if share.driver == 'virtiofs' and not share.socket:
+            path = f'{runtime_directory}/{short}-fs{index}-fs.pid'
+            origin = f'<filesystem> {share.target}'
+            process, arguments = _read(path, 'the virtiofsd')
+            if not _shares(arguments, share.source or ''):
+                raise exceptions.NotConfined(
+                    f'process {process.pid}, which {path} names, is not the '
+                    f'virtiofsd of {origin}'
+                )
+            found += [
+                Helper('virtiofsd', origin, p, False)
+                for p in (process, *_children(process))
+            ]
+    return tuple(found)
+
+
+def _swtpms(socket: str) -> Iterator[Process]:
+    # as libvirt writes it, which doubles commas
+    option = f'path={socket.replace(",", ",,")}'
+    for entry in os.listdir('/proc'):
+        if not entry.isdigit():
+            continue
+        try:
+            arguments = _arguments(int(entry))
+            if any(
+                name == '--ctrl' and f',{option},' in f',{value},'
+                for name, value in itertools.pairwise(arguments)
+            ):
+                yield Process(int(entry), _started(int(entry)))
+        except (OSError, ValueError):
+            # it ended meanwhile
+            continue
+
+
+def _shares(arguments: list[str], source: str) -> bool:
+    """Tell whether a command line is that of the virtiofsd of a directory."""
+    # of Rust's and of QEMU's, as libvirt writes it
+    option = f'source={source.replace(",", ",,")}'
+    return any(
+        (name == '--shared-dir' and value == source)
+        or (name == '-o' and f'{value},'.startswith(f'{option},'))
+        for name, value in itertools.pairwise(arguments)
+    )
+
+
+def _children(process: Process) -> Iterator[Process]:
+    """Find the processes that a process, or one of these, has started."""
+    try:
+        threads = os.listdir(f'/proc/{process.pid}/task')
+        for thread in threads:
+            path = f'/proc/{process.pid}/task/{thread}/children'
+            with open(path) as f:
+                pids = [int(pid) for pid in f.read().split()]
+            for pid in pids:
+                child = Process(pid, _started(pid))
+                yield child
+                yield from _children(child)
+    except (OSError, ValueError) as e:
+        raise exceptions.NotConfined(
+            f'the children of process {process.pid} cannot be found: {e}'
+        ) from e
+
+
+def _read(path: str, what: str) -> tuple[Process, list[str]]:
+    """Find a process through a pid file of libvirt's."""
     try:
         with open(path) as f:
             pid = int(f.read(32))
-        with open(f'/proc/{pid}/cmdline', 'rb') as f:
-            arguments = f.read(1 << 20).split(b'\0')
-        process = Process(pid, _started(pid))
+        return Process(pid, _started(pid)), _arguments(pid)
     except (OSError, ValueError) as e:
         raise exceptions.NotConfined(
-            f'the process of {name} cannot be found through {path}: {e}'
+            f'the process of {what} cannot be found through {path}: {e}'
         ) from e
-    if (b'-uuid', uuid.encode()) not in itertools.pairwise(arguments):
-        raise exceptions.NotConfined(
-            f'process {pid}, which {path} names, is not the QEMU of {uuid}'
-        )
-    return process
+
+
+def _arguments(pid: int) -> list[str]:
+    with open(f'/proc/{pid}/cmdline', 'rb') as f:
+        return [os.fsdecode(a) for a in f.read(1 << 20).split(b'\0')]
 
 
 def is_same(process: Process) -> bool:

@@ -152,6 +152,33 @@ connection.
 """,
     ),
     cfg.StrOpt(
+        'unconfined_helpers',
+        default='refuse',
+        choices=[
+            ('refuse', 'The guest does not start.'),
+            (
+                'report',
+                "The guest starts, and a warning in nova-compute's log names "
+                'the guest, the process and its label.',
+            ),
+        ],
+        help="""
+What is done with a guest that has a helper process which libvirt leaves
+unconfined: today that is virtiofsd, which serves the server's shares as root
+and which libvirt starts without the guest's label.
+
+It counts as confined when a profile in enforce mode is attached to the
+program: ``nova-isolation-virtiofsd``, which is in ``etc/apparmor.d`` of
+nova-isolation's source tree and does for every guest, or one of your own.
+Debian's own ``/etc/apparmor.d/virtiofsd`` gives a name and confines nothing.
+nova-isolation sees that there is such a profile, not what it allows.
+
+swtpm, which libvirt starts with the guest's label, has to have it with either
+value. Related options: no guest with a share starts unless
+``unix_connections`` is ``allow``.
+""",
+    ),
+    cfg.StrOpt(
         'profile_directory',
         default='/etc/apparmor.d/libvirt',
         help="""

@@ -27,6 +27,7 @@ from nova_isolation.apparmor import rules
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
 from nova_isolation.hooks import base
+from nova_isolation.hooks import helpers
 from nova_isolation import hostfacts
 from nova_isolation import neighbours
 from nova_isolation import privileged
@@ -180,6 +181,12 @@ class AppArmorHook(base.Hook):
                 f'thread {thread} of the guest runs as {label!r} instead of '
                 f'{expected!r}'
             )
+        helpers.check(
+            domain,
+            expected,
+            options.libvirt_runtime_directory,
+            lenient=self._complain or options.unconfined_helpers == 'report',
+        )
         parser = parser_module.Parser(
             options.apparmor_parser, options.parser_timeout
         )

@@ -10,38 +10,39 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Guests with the devices of Nova start and run with what we grant them, and
-the kernel denies them nothing that they ask for.
+"""Guests with the devices of Nova start and run with what we grant them, are
+proven with all their helper processes, and the kernel denies them nothing that
+they ask for.
 
 Runs on the lab's machine: ``lab/lab run --with libvirt --audit noquiet``,
 where quiet denials are recorded, too.
 """
 
 import json
-import os
 import pathlib
 import re
 import subprocess
+import sys
 import time
 import unittest
 import uuid
 
-from nova_isolation.apparmor import abi
-from nova_isolation.apparmor import grants
+from oslo_config import cfg
+
 from nova_isolation.apparmor import kernel
-from nova_isolation.apparmor import parser as parser_module
-from nova_isolation.apparmor import policy as policy_module
+from nova_isolation.conf import isolation as options
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
-from nova_isolation import hostfacts
+from nova_isolation.hooks import apparmor
+from nova_isolation.hooks import base
 from nova_isolation import images
+from nova_isolation import privileged
 
 AUDIT_LOG = pathlib.Path('/share/log/audit.log')
-PROFILES = pathlib.Path('/etc/apparmor.d/libvirt')
 STATE = '/var/lib/libvirt/qemu'
 INSTANCES = pathlib.Path('/srv/instances')
 SHARED = pathlib.Path('/srv/shared')
-PARSER = parser_module.Parser('/usr/sbin/apparmor_parser', 60)
+RUNTIME = pathlib.Path('/run/libvirt/qemu')
 
 DOMAIN = """
 <domain type='qemu'>
@@ -55,6 +56,22 @@ DOMAIN = """
   <seclabel type='dynamic' model='apparmor' relabel='yes'/>
 </domain>
 """
+
+TPM = """
+<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>
+"""
+MEMORY = """
+<memoryBacking><source type='%s'/><access mode='shared'/></memoryBacking>
+"""
+SHARE = f"""
+<filesystem type='mount'><driver type='virtiofs'/>
+<source dir='{SHARED}'/><target dir='a'/></filesystem>
+"""
+
+#: What operators may load for virtiofsd.
+VIRTIOFSD = pathlib.Path(
+    __file__, '../../../../etc/apparmor.d/nova-isolation-virtiofsd'
+).resolve()
 
 #: What every profile denies on purpose: see nova_isolation.apparmor.needs.
 QUIET = re.compile(
@@ -77,39 +94,34 @@ def virsh(*words):
 
 
 class DevicesTest(unittest.TestCase):
-    def policy(self, xml):
-        """What the hook of nova-compute makes of a domain."""
+    def setUp(self):
+        super().setUp()
+        options.register_opts(cfg.CONF)
+        cfg.CONF([], default_config_files=[], default_config_dirs=[])
+        self.set('unix_connections', 'allow')
+        # as root, without a daemon between
+        privileged.context.set_client_mode(False)
+        self.hook = apparmor.AppArmorHook(cfg.CONF)
+
+    def set(self, option, value):
+        cfg.CONF.set_override(option, value, 'isolation')
+        self.addCleanup(cfg.CONF.clear_override, option, 'isolation')
+
+    def guest(self, xml):
+        """What the hook of nova-compute is told of a domain."""
         domain = domain_module.parse(xml)
         self.assertEqual((), domain.unknown)
-        granting = grants.Granting(
+        return base.Guest(
+            domain,
             images.Directories(
                 str(INSTANCES / domain.uuid), str(INSTANCES / '_base')
             ),
-            hostfacts.HostFacts(),
-            grants.Places(),
-            connections=True,
-        )
-        return policy_module.compute(
-            domain, granting.of(domain, unknown=True), complain=False
         )
 
-    def write(self, policy):
-        path = PROFILES / policy.profile
-        path.write_text(
-            policy_module.render(
-                policy,
-                abi=os.path.join(os.path.dirname(abi.__file__), 'abi-1'),
-                dialect=PARSER.find_dialect(),
-                state_directory=STATE,
-            )
-        )
-        self.addCleanup(path.unlink, missing_ok=True)
-        return str(path)
+    def start_guest(self, name, *, top='', firmware='', boot='', devices=''):
+        """Start a guest as nova-compute does, with stopped vCPUs.
 
-    def run_guest(self, name, *, top='', firmware='', boot='', devices=''):
-        """Start a guest as nova-compute does, and let it run.
-
-        :returns: its narrowed policy
+        :returns: the guest as it runs
         """
         identity = str(uuid.uuid4())
         instance = INSTANCES / identity
@@ -126,32 +138,45 @@ class DevicesTest(unittest.TestCase):
         )
         path = pathlib.Path(instance, 'domain.xml')
         path.write_text(text)
+        SHARED.mkdir(exist_ok=True)
         virsh('define', str(path))
         self.addCleanup(virsh, 'undefine', name, '--nvram')
-        self.write(self.policy(virsh('dumpxml', '--inactive', name)))
+        self.addCleanup(self.hook.release, identity)
+        self.hook.prepare(self.guest(virsh('dumpxml', '--inactive', name)))
         virsh('start', '--paused', name)
         self.addCleanup(virsh, 'destroy', name)
-        policy = self.policy(virsh('dumpxml', name))
-        self.assertIsNotNone(policy.id)
-        PARSER.load(self.write(policy))
+        return self.guest(virsh('dumpxml', name))
+
+    def run_guest(self, name, **parts):
+        """Start a guest, prove it and let it run.
+
+        :returns: its narrowed policy
+        """
+        guest = self.start_guest(name, **parts)
+        self.assertIsNotNone(guest.domain.id)
+        self.hook.narrow(guest)
+        self.hook.verify(guest)
         virsh('resume', name)
-        [pid] = (
-            pathlib.Path('/run/libvirt/qemu', f'{name}.pid')
-            .read_text()
-            .split()
-        )
-        self.assertEqual(
-            {f'{policy.profile} (enforce)'},
-            set(kernel.labels(int(pid)).values()),
-        )
         # the firmware looks at its devices meanwhile
         time.sleep(2)
         self.assertEqual('running', virsh('domstate', name).strip())
-        self.assertEqual([], self.denied(name, policy))
+        policy = self.hook.policy(guest)
+        self.assertEqual([], self.denied(name, policy.profile))
         return policy
 
-    def denied(self, name, policy):
-        """What the kernel denied the guest until now."""
+    def refuse_guest(self, guest, *words):
+        """Have the proof of a guest fail, with these words in the reason."""
+        self.hook.narrow(guest)
+        with self.assertRaises(exceptions.NotConfined) as caught:
+            self.hook.verify(guest)
+        for word in words:
+            self.assertIn(word, caught.exception.message)
+
+    def denied(self, name, profile):
+        """What the kernel denied under a profile until now.
+
+        :param name: of a guest that runs
+        """
         last = f'sentinel-{name}'
         sentinel = pathlib.Path('/srv', last)
         sentinel.touch(mode=0o666)
@@ -173,7 +198,7 @@ class DevicesTest(unittest.TestCase):
                 return [
                     line
                     for line in text.splitlines()
-                    if f'profile="{policy.profile}"' in line
+                    if f'profile="{profile}"' in line
                     and 'DENIED' in line
                     and last not in line
                     and not QUIET.search(line)
@@ -211,25 +236,90 @@ class DevicesTest(unittest.TestCase):
         self.assertIn('has not chosen', caught.exception.message)
 
     def test_a_virtual_tpm(self):
-        self.run_guest(
-            'tpm',
-            devices="<tpm model='tpm-crb'><backend type='emulator'"
-            " version='2.0'/></tpm>",
+        self.run_guest('tpm', devices=TPM)
+
+    def pretend(self, *arguments):
+        """Start an unconfined process with this command line.
+
+        :returns: its number
+        """
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                '-c',
+                'import sys; print(flush=True); sys.stdin.read()',
+                *arguments,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
+        self.addCleanup(process.communicate)
+        process.stdout.readline()
+        return str(process.pid)
+
+    def test_a_virtual_tpm_that_is_not_confined(self):
+        guest = self.start_guest('bare', devices=TPM)
+        socket = RUNTIME / 'swtpm' / f'{guest.domain.id}-bare-swtpm.sock'
+        pid = self.pretend('--ctrl', f'type=unixio,path={socket},mode=0600')
+        self.refuse_guest(guest, 'swtpm', pid, 'unconfined', guest.domain.uuid)
+
+    def test_a_virtual_tpm_that_is_gone(self):
+        guest = self.start_guest('gone', devices=TPM)
+        subprocess.run(['pkill', '-x', 'swtpm'], check=True)
+        while subprocess.run(['pgrep', '-x', 'swtpm']).returncode == 0:
+            time.sleep(0.05)
+        self.refuse_guest(guest, 'swtpm', 'cannot be found')
 
     def test_shares_and_memory_that_is_shared(self):
-        SHARED.mkdir(exist_ok=True)
-        share = (
-            "<filesystem type='mount'><driver type='virtiofs'/>"
-            f"<source dir='{SHARED}'/><target dir='%s'/></filesystem>"
-        )
+        self.set('unconfined_helpers', 'report')
         for source in ('memfd', 'file'):
-            self.run_guest(
-                f'share-{source}',
-                top=f"<memoryBacking><source type='{source}'/>"
-                "<access mode='shared'/></memoryBacking>",
-                devices=share % 'a' + share % 'b',
-            )
+            with self.assertLogs('nova_isolation.hooks.helpers') as logs:
+                self.run_guest(
+                    f'share-{source}',
+                    top=MEMORY % source,
+                    devices=SHARE + SHARE.replace("'a'", "'b'"),
+                )
+            # both, and the process that each has forked
+            processes = {
+                found[1]
+                for found in map(
+                    re.compile('process ([0-9]+)').search, logs.output
+                )
+            }
+            self.assertEqual(4, len(processes), logs.output)
+
+    def test_a_share_that_nothing_confines(self):
+        guest = self.start_guest('share', top=MEMORY % 'memfd', devices=SHARE)
+        self.refuse_guest(guest, 'virtiofsd', 'unconfined_helpers')
+        # whatever libvirt's file says
+        path = RUNTIME / f'{guest.domain.id}-share-fs0-fs.pid'
+        before = path.read_text()
+        self.addCleanup(path.write_text, before)
+        path.write_text((RUNTIME / 'share.pid').read_text())
+        self.refuse_guest(guest, str(path), 'is not the virtiofsd')
+
+    def test_a_share_that_our_profile_of_virtiofsd_confines(self):
+        self.load(VIRTIOFSD)
+        self.run_guest('confined', top=MEMORY % 'memfd', devices=SHARE)
+        self.assertEqual(2, len(kernel.holders(VIRTIOFSD.name)))
+        self.assertEqual([], self.denied('confined', VIRTIOFSD.name))
+
+    def test_a_share_that_has_a_profile_that_confines_nothing(self):
+        path = pathlib.Path('/share', VIRTIOFSD.name)
+        text = VIRTIOFSD.read_text()
+        path.write_text(text.replace('flags=(', 'flags=(complain,'))
+        self.load(path)
+        guest = self.start_guest('named', top=MEMORY % 'memfd', devices=SHARE)
+        label = f'{VIRTIOFSD.name} (complain)'
+        self.refuse_guest(guest, 'virtiofsd', label, 'unconfined_helpers')
+
+    def load(self, path):
+        """Load an operator's profile until the end of the test."""
+        command = ['apparmor_parser', '-K']
+        subprocess.run([*command, '-r', str(path)], check=True)
+        self.addCleanup(
+            subprocess.run, [*command, '-R', str(path)], check=True
+        )
 
     def test_consoles_and_channels(self):
         self.run_guest(

@@ -19,6 +19,9 @@ import sys
 import fixtures
 from oslotest import base
 
+from nova_isolation import domain as domain_module
+from nova_isolation.domain.devices import Filesystem
+from nova_isolation.domain.devices import Tpm
 from nova_isolation import exceptions
 from nova_isolation import processes
 
@@ -27,13 +30,13 @@ OTHER = '8887d9d3-17f8-4388-8771-fab6312518d6'
 NAME = 'instance-00000001'
 
 
-class ProcessesTest(base.BaseTestCase):
+class ProcessesTestCase(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.directory = self.useFixture(fixtures.TempDir()).path
 
     def start(self, *arguments):
-        """Start what looks like QEMU to whoever reads its command line."""
+        """Start what looks like another program by its command line."""
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -48,6 +51,8 @@ class ProcessesTest(base.BaseTestCase):
         process.stdout.readline()
         return process
 
+
+class ProcessesTest(ProcessesTestCase):
     def write_pid(self, content):
         with open(f'{self.directory}/{NAME}.pid', 'w') as f:
             f.write(str(content))
@@ -126,4 +131,116 @@ class ProcessesTest(base.BaseTestCase):
         self.assertGreaterEqual(started, ours)
         self.assertTrue(
             processes.is_same(processes.Process(process.pid, started))
+        )
+
+
+class HelpersTest(ProcessesTestCase):
+    TPM = (Tpm('emulator', version='2.0'),)
+
+    def helpers(self, **devices):
+        domain = domain_module.Domain(UUID, NAME, 7, **devices)
+        return [
+            (h.program, h.origin, h.process.pid, h.labelled)
+            for h in processes.helpers(self.directory, domain)
+        ]
+
+    def assert_not_found(self, *words, **devices):
+        error = self.assertRaises(
+            exceptions.NotConfined, self.helpers, **devices
+        )
+        for word in words:
+            self.assertIn(word, error.message)
+
+    def start_swtpm(self, name=NAME):
+        socket = f'{self.directory}/swtpm/7-{name}-swtpm.sock'
+        return self.start(
+            *('--ctrl', f'type=unixio,path={socket},mode=0600'),
+            *('--tpmstate', 'dir=/x,mode=0600'),
+        )
+
+    def share(self, *arguments, index=0):
+        """Start a virtiofsd, with libvirt's file of it."""
+        process = self.start(*arguments)
+        path = f'{self.directory}/7-{NAME}-fs{index}-fs.pid'
+        with open(path, 'w') as f:
+            f.write(str(process.pid))
+        return process.pid
+
+    @staticmethod
+    def shares(*sources):
+        return tuple(
+            Filesystem('mount', 'virtiofs', f't{n}', source)
+            for n, source in enumerate(sources)
+        )
+
+    def test_a_guest_without_any(self):
+        self.start_swtpm()
+        self.assertEqual([], self.helpers())
+        self.assertEqual([], self.helpers(tpms=(Tpm('external', '/x'),)))
+        served = Filesystem('mount', 'virtiofs', 't', socket='/x')
+        self.assertEqual([], self.helpers(filesystems=(served,)))
+
+    def test_a_swtpm(self):
+        process = self.start_swtpm()
+        self.start_swtpm('instance-00000002')
+        self.start_swtpm(f'{NAME}0')
+        self.assertEqual(
+            [('swtpm', '<tpm>', process.pid, True)],
+            self.helpers(tpms=self.TPM),
+        )
+
+    def test_whatever_calls_itself_the_swtpm_has_to_be_confined(self):
+        pids = {self.start_swtpm().pid for _ in range(2)}
+        found = self.helpers(tpms=self.TPM)
+        self.assertEqual(pids, {pid for _, _, pid, _ in found})
+
+    def test_a_swtpm_of_nobody_s(self):
+        self.start_swtpm('instance-00000002')
+        self.assert_not_found('swtpm', self.directory, tpms=self.TPM)
+
+    def test_a_virtiofsd_and_what_it_forked(self):
+        code = 'import os; os.fork(); print(flush=True); input()'
+        process = subprocess.Popen(
+            [sys.executable, '-c', code, '--shared-dir', '/srv/a'],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self.addCleanup(process.communicate)
+        process.stdout.readline()
+        with open(f'{self.directory}/7-{NAME}-fs0-fs.pid', 'w') as f:
+            f.write(str(process.pid))
+        first, second = self.helpers(filesystems=self.shares('/srv/a'))
+        self.assertEqual(
+            ('virtiofsd', '<filesystem> t0', process.pid, False), first
+        )
+        with open(f'/proc/{second[2]}/status') as f:
+            self.assertIn(f'PPid:\t{process.pid}\n', f.read())
+
+    def test_each_share_has_its_own(self):
+        # as libvirt starts the one of Rust, and QEMU's
+        pids = [
+            self.share('--fd=28', '--shared-dir', '/srv/a'),
+            self.share('--fd=28', '-o', 'source=/srv/b,,c,xattr', index=1),
+        ]
+        found = self.helpers(filesystems=self.shares('/srv/a', '/srv/b,c'))
+        self.assertEqual(pids, [pid for _, _, pid, _ in found])
+
+    def test_a_file_that_names_another_process(self):
+        for arguments in (
+            ('--shared-dir', '/srv/b'),
+            ('/srv/a',),
+            ('-o', 'source=/srv/ab'),
+            ('-o', 'cache=x,source=/srv/a'),
+        ):
+            self.share(*arguments)
+            self.assert_not_found(
+                'is not the virtiofsd',
+                '<filesystem> t0',
+                filesystems=self.shares('/srv/a'),
+            )
+
+    def test_a_virtiofsd_that_is_not_there(self):
+        self.assert_not_found(
+            f'7-{NAME}-fs0-fs.pid', filesystems=self.shares('/srv/a')
         )
