@@ -302,7 +302,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         **kwargs: Any,
     ) -> None:
         def fault(refused: Refused) -> Exception:
-            if self._host.get_guest(instance).is_running():
+            if self._is_running(instance):
                 # it has its memory again: a host device is what was refused
                 return refused
             # rolled back: the server stays SUSPENDED, its memory saved
@@ -315,6 +315,12 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             self._judge(instance)
             with self._isolation.keeping_memory(instance.uuid):
                 super().resume(context, instance, *args, **kwargs)
+
+    def _is_running(self, instance: 'objects.Instance') -> bool:
+        try:
+            return self._host.get_guest(instance).is_running()
+        except nova_exception.InstanceNotFound:
+            return False
 
     def rescue(
         self,

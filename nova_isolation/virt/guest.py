@@ -281,7 +281,12 @@ class Guest(libvirt_guest.Guest):
                 and self._isolation.hooks.exceeds(guest)
             )
         except Exception as e:
-            self._unsettled(e)
+            LOG.warning(
+                'isolation: guest %s cannot be checked for rights to devices '
+                'that it has lost: %s',
+                self.uuid,
+                e,
+            )
             return
         if missed:
             self.settle()

@@ -12,13 +12,18 @@
 
 """Devices that come and go while a server exists."""
 
+import json
+
 import fixtures
+from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.tests.functional.api import client
+from nova.virt.libvirt import config
 from nova.virt.libvirt import event as libvirt_event
 
 from nova_isolation import exceptions
 from nova_isolation.tests.functional import fixtures as isolation_fixtures
 from nova_isolation.tests.functional.virt import base
+from nova_isolation.tests.unit import samples
 
 REASON = 'another guest has it'
 PLUG = [('judge', 'running'), ('widen', 'running')]
@@ -228,6 +233,39 @@ class PlugTest(DevicesTestCase):
         self.act(self.server, **{'os-stop': None})
         self.detach_volume_and_wait()
         self.assertEqual(([], []), self.known())
+
+    def test_the_chain_of_a_disk_in_a_file_is_stated(self):
+        path = f'{self.directory(self.uuid)}/volume'
+        with open(path, 'wb') as f:
+            f.write(samples.image('plain'))
+        device = isolation_fixtures.Device(
+            "<disk type='file'><driver type='qcow2'/>"
+            f"<source file='{path}'/><target dev='vdx'/></disk>"
+        )
+        [guest] = self.driver._host.list_guests()
+        guest.attach_device(device, persistent=True, live=True)
+        for domain in (self.live(), self.defined()):
+            [disk] = [d for d in domain.disks if d.path == path]
+            self.assertEqual((), disk.backing)
+
+    def test_a_header_that_names_another_file_is_refused(self):
+        path = f'{self.directory(self.uuid)}/volume'
+        with open(path, 'wb') as f:
+            f.write(samples.image('on-json'))
+        device = isolation_fixtures.Device(
+            "<disk type='file'><driver type='qcow2'/>"
+            f"<source file='{path}'/><target dev='vdx'/></disk>"
+        )
+        [guest] = self.driver._host.list_guests()
+        for live in (True, False):
+            self.assertRaises(
+                exceptions.DeceivingImage,
+                guest.attach_device,
+                device,
+                persistent=True,
+                live=live,
+            )
+        self.assertEqual([], self.verbs(self.server))
 
     def test_libvirt_s_choice_of_the_domain_is_ours(self):
         # as Nova attaches host devices when it resumes a server
@@ -488,6 +526,77 @@ class AtOnceTest(DevicesTestCase):
             self.settled()
             self.driver.get_available_resource('compute1')
             self.assertEqual([], self.verbs(self.server))
+
+
+class HostDevicesTest(base.IsolationTestCase):
+    """Nova takes host devices out to suspend, and puts them in to resume."""
+
+    def setUp(self):
+        super().setUp()
+        device = {
+            'vendor_id': fakelibvirt.PCI_VEND_ID,
+            'product_id': fakelibvirt.PCI_PROD_ID,
+        }
+        self.flags(
+            device_spec=[json.dumps(device)],
+            alias=[json.dumps({**device, 'name': 'gpu'})],
+            group='pci',
+        )
+        self.start_compute()
+        flavor = self._create_flavor(
+            extra_spec={'pci_passthrough:alias': 'gpu:1'}
+        )
+        self.server = self.boot(flavor_id=flavor)
+        self.uuid = self.server['id']
+        self.assertEqual(1, self.granted())
+
+    def prepare_connection(self, connection):
+        connection.pci_info = fakelibvirt.HostPCIDevicesInfo(
+            num_pci=1, num_pfs=0, num_vfs=0
+        )
+        connection.removed = self.removed
+
+    def removed(self, domain, alias):
+        self.computes['compute1'].driver._host._event_emit_delayed(
+            libvirt_event.DeviceRemovedEvent(domain.UUIDString(), alias)
+        )
+
+    def granted(self):
+        return len(self.recording.granted[self.uuid].host_devices)
+
+    def live(self):
+        domain = self.domain(self.uuid)
+        return domain.XMLDesc(0).count('<hostdev')
+
+    def suspend(self):
+        self.act(self.server, suspend={})
+        self.recording.forget()
+
+    def test_the_device_goes_and_comes(self):
+        self.suspend()
+        after = self.act(self.server, resume={})
+        self.assertEqual('ACTIVE', after['status'])
+        self.assertEqual(
+            [('widen', 'running'), *PROOF], self.verbs(self.server)[-3:]
+        )
+        self.assertEqual((1, 1), (self.live(), self.granted()))
+
+    def test_its_end_withdraws_the_right(self):
+        driver = self.computes['compute1'].driver
+        [guest] = driver._host.list_guests()
+        [device] = guest.get_all_devices(config.LibvirtConfigGuestHostdevPCI)
+        guest.detach_device(device, live=True)
+        self.wait('the end of the right', lambda: not self.granted())
+
+    def test_a_refusal_is_no_roll_back_of_a_server_that_runs(self):
+        self.suspend()
+        self.recording.object_at('widen', exceptions.Refusal(REASON))
+        after = self.act(self.server, resume={})
+        # it has its memory again: not SUSPENDED any more
+        self.assertEqual('ERROR', after['status'])
+        self.assertEqual(f'isolation: {REASON}', after['fault']['message'])
+        self.assertEqual('running', self.state(self.uuid))
+        self.assertEqual((0, 0), (self.live(), self.granted()))
 
 
 class OtherModesTest(DevicesTestCase):

@@ -329,6 +329,108 @@ class StartTest(AppArmorTestCase):
         self.assertEqual('wrk', self.access(self.disk))
 
 
+class DevicesTest(AppArmorTestCase):
+    """What comes to a running guest, and goes."""
+
+    def setUp(self):
+        super().setUp()
+        self.loaded = []
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.apparmor.parser.Parser.load',
+                lambda _, path: self.loaded.append(path),
+            )
+        )
+        self.added = self.instances / UUID / 'added'
+        self.added.write_bytes(b'')
+
+    def with_device(self, device):
+        root = etree.fromstring(self.xml('libvirt-11.3-running'))
+        root.find('devices').append(etree.fromstring(device))
+        text = etree.tostring(root, encoding='unicode')
+        return hooks_base.Guest(domain.parse(text), self.directories)
+
+    @property
+    def wider(self):
+        return self.with_device(
+            "<disk type='file'><driver name='qemu' type='raw'/>"
+            f"<source file='{self.added}'/><target dev='vdx' bus='virtio'/>"
+            '</disk>'
+        )
+
+    def test_the_right_is_in_the_file_and_in_the_kernel_and_no_more(self):
+        self.hook.narrow(self.running)
+        before = self.path.read_text().splitlines()
+        self.hook.widen(self.wider)
+        self.assertEqual([str(self.path)] * 2, self.loaded)
+        self.assertEqual('wrk', self.access(self.added))
+        self.assertEqual('wrk', self.access(self.disk))
+        self.assertEqual('', self.access('/dev/pts/5'))
+        after = self.path.read_text().splitlines()
+        self.assertEqual(set(), set(before) - set(after))
+        self.assertEqual(
+            {'  # <disk> vdx', f'  "{self.added}" rwk,'},
+            set(after) - set(before),
+        )
+
+    def test_a_device_that_is_gone_leaves_nothing(self):
+        self.hook.narrow(self.running)
+        before = self.path.read_text()
+        self.hook.widen(self.wider)
+        self.hook.narrow(self.running)
+        self.assertEqual(before, self.path.read_text())
+
+    def test_what_another_guest_has_is_refused_and_nothing_changes(self):
+        self.hook.narrow(self.running)
+        before = self.path.read_text()
+        (self.instances / OTHER).mkdir()
+        os.link(self.added, self.instances / OTHER / 'disk')
+        text = self.xml('libvirt-11.3-running').replace(UUID, OTHER)
+        self.hook.learn(domain.parse(text))
+        error = self.assertRaises(
+            exceptions.NotSeparate, self.hook.widen, self.wider
+        )
+        self.assertIn(str(self.added), error.message)
+        self.assertEqual(before, self.path.read_text())
+
+    def test_it_is_compared_in_the_other_direction_too(self):
+        self.hook.widen(self.wider)
+        known = self.hook._register.others(OTHER)
+        self.assertIn(
+            str(self.added), [r.path for _, all in known for r in all]
+        )
+
+    def test_a_profile_that_serves_a_lost_device_exceeds(self):
+        self.hook.widen(self.wider)
+        self.assertFalse(self.hook.exceeds(self.wider))
+        self.assertTrue(self.hook.exceeds(self.running))
+        self.hook.narrow(self.running)
+        self.assertFalse(self.hook.exceeds(self.running))
+
+    def test_so_does_one_that_serves_a_lost_need(self):
+        tap = self.with_device(
+            "<interface type='ethernet'><mac address='fa:16:3e:00:00:09'/>"
+            "<target dev='tap9'/></interface>"
+        )
+        alone = hooks_base.Guest(
+            dataclasses.replace(self.running.domain, interfaces=()),
+            self.directories,
+        )
+        self.hook.narrow(tap)
+        self.assertTrue(self.hook.exceeds(alone))
+        self.hook.narrow(alone)
+        self.assertFalse(self.hook.exceeds(alone))
+
+    def test_what_another_version_grants_to_all_does_not_exceed(self):
+        # a running guest keeps the rest of its profile, whatever it is
+        self.hook.narrow(self.running)
+        text = self.path.read_text().replace(
+            '\n}', '\n  # an old need of QEMU\n  "/etc/old" r,\n}'
+        )
+        self.path.write_text(text)
+        self.assertFalse(self.hook.exceeds(self.running))
+
+
 class SeparateTest(AppArmorTestCase):
     """What two guests have, compared by us and asked of the kernel."""
 

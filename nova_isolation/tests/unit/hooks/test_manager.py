@@ -57,6 +57,9 @@ class Hook(hooks_base.Hook):
     def prepare(self, guest):
         self._note('prepare')
 
+    def widen(self, guest):
+        self._note('widen')
+
     def narrow(self, guest):
         self._note('narrow')
 
@@ -128,7 +131,7 @@ class LoadTest(ManagerTestCase):
 
 
 class CallTest(ManagerTestCase):
-    VERBS = ('define', 'judge', 'prepare', 'narrow', 'verify')
+    VERBS = ('define', 'judge', 'prepare', 'widen', 'narrow', 'verify')
 
     def test_each_verb_in_the_order_of_the_option(self):
         hooks = self.manager(Hook('a', self.calls), Hook('b', self.calls))
