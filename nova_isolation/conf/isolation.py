@@ -20,8 +20,8 @@ GROUP = cfg.OptGroup(
     help="""
 Options of nova-isolation. They stand in nova.conf, and both nova-compute (with
 ``compute_driver = isolation.LibvirtDriver``) and nova-isolation-agent read
-them. A change takes effect when the service is restarted; guests that run are
-never touched by it.
+them. A change takes effect when the service is restarted, and on a guest that
+runs at its next start or when it gets or loses a device.
 """,
 )
 
@@ -120,8 +120,9 @@ says ``cannot be granted``) is refused with either value.
 Files, devices and directories that several guests may have and write to on
 purpose: absolute paths; of a directory all below it.
 
-Before each start what the guest may reach is compared with what every other
-guest of the host has, running or defined; an overlap refuses the start, and
+Before each start, and before a running guest gets a device, what it may reach
+is compared with what every other guest of the host has, running or defined; an
+overlap refuses that, and
 the reason names both guests and the path. Not meant is what both only read (an
 image of the cache, an ISO) and what both call shareable (a volume that is
 attached to several). Name here what your own drivers share beyond that.

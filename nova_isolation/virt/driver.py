@@ -318,7 +318,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
 
     def _is_running(self, instance: 'objects.Instance') -> bool:
         try:
-            return self._host.get_guest(instance).is_running()
+            return bool(self._host.get_guest(instance).is_running())
         except nova_exception.InstanceNotFound:
             return False
 
