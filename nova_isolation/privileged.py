@@ -234,6 +234,7 @@ def _write(policy: policy_module.Policy, *, install: bool, load: bool) -> None:
         abi=_abi(directory),
         dialect=_dialect(parser),
         state_directory=_options().libvirt_state_directory,
+        monitors=_options().monitoring_labels,
     )
     path = os.path.join(directory, policy.profile)
     with lockutils.lock(policy.profile):

@@ -103,6 +103,16 @@ def emulator() -> list[rules.Rule]:
     found: list[rules.Rule] = [
         _file(libraries, 'rm', '/usr/lib/', Glob.TREE, '.so', Glob.ANY),
         _file(libraries, 'r', '/etc/ld.so.cache'),
+        # where the packages keep the modules of a QEMU that runs
+        _file(
+            "QEMU's modules after an upgrade",
+            'rm',
+            '/run/qemu/',
+            Glob.ANY,
+            '/',
+            Glob.ANY,
+            '.so',
+        ),
         _file('output thrown away', 'rw', '/dev/null'),
         _file('random numbers', 'r', '/dev/urandom'),
         _file('the real time clock', 'r', '/usr/share/zoneinfo/', Glob.TREE),

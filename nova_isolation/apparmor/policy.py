@@ -317,6 +317,7 @@ def render(
     abi: str,
     dialect: rules.Dialect,
     state_directory: str,
+    monitors: Iterable[str] = (),
 ) -> str:
     """Write a policy as a profile: the whole policy, without includes.
 
@@ -325,6 +326,7 @@ def render(
     :param dialect: what the installed AppArmor understands
     :param state_directory: libvirt's, see ``[isolation]
         libvirt_state_directory``
+    :param monitors: see ``[isolation] monitoring_labels``
     :returns: the text of the profile's file
     :raises InvalidPolicy: when a value may not stand in a profile
     """
@@ -339,7 +341,7 @@ def render(
         f'profile {policy.profile} flags=({", ".join(flags)}) {{',
     ]
     origin = None
-    for rule in all_rules(policy, state_directory):
+    for rule in all_rules(policy, state_directory, monitors):
         if rule.origin != origin:
             origin = rule.origin
             lines.append(f'  # {_comment(origin)}')
@@ -388,16 +390,22 @@ def surplus(profile: str, policy: Policy) -> frozenset[str]:
     )
 
 
-def all_rules(policy: Policy, state_directory: str) -> list[rules.Rule]:
+def all_rules(
+    policy: Policy, state_directory: str, monitors: Iterable[str] = ()
+) -> list[rules.Rule]:
     """List the rules of a policy, each with its origin.
 
     :param policy: a checked policy
     :param state_directory: libvirt's, an absolute path
+    :param monitors: see ``[isolation] monitoring_labels``
     :returns: the rules in the order of the profile
     """
     found: list[rules.Rule] = []
     for always in needs.ALWAYS:
         found += always()
+    for label in monitors:
+        why = '[isolation] monitoring_labels'
+        found.append(rules.Ptrace('readby', label, why))
     found.append(rules.File((policy.emulator,), 'rmix', '<emulator>'))
     for need in policy.needs:
         found += needs.OPTIONAL[need]()

@@ -291,6 +291,7 @@ class Examination:
                     state_directory=(
                         self.conf.isolation.libvirt_state_directory
                     ),
+                    monitors=self.conf.isolation.monitoring_labels,
                 )
             )
         hostcheck.parser_of(self.conf).compile(path)
@@ -334,7 +335,9 @@ class Examination:
         if policy is None:
             return
         granting = policy_module.all_rules(
-            policy, self.conf.isolation.libvirt_state_directory
+            policy,
+            self.conf.isolation.libvirt_state_directory,
+            self.conf.isolation.monitoring_labels,
         )
         yield from compare(granting, used, self.dialect)
 

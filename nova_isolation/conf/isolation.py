@@ -13,6 +13,7 @@
 """The [isolation] options, shared by nova-compute and the agent."""
 
 from oslo_config import cfg
+from oslo_config import types
 
 GROUP = cfg.OptGroup(
     'isolation',
@@ -177,6 +178,23 @@ nova-isolation sees that there is such a profile, not what it allows.
 swtpm, which libvirt starts with the guest's label, has to have it with either
 value. Related options: no guest with a share starts unless
 ``unix_connections`` is ``allow``.
+""",
+    ),
+    cfg.ListOpt(
+        'monitoring_labels',
+        default=[],
+        item_type=types.String(regex='^(?!libvirt-)[A-Za-z0-9_./-]+$'),
+        help="""
+AppArmor labels of agents that may read what /proc tells of a guest's QEMU:
+its command line, memory map and open files, as libvirt exporters and
+ceilometer's agent do.
+
+An agent that no profile confines may do so without being named. One with a
+profile of its own is named here as ``aa-status`` shows it, and its profile
+needs ``ptrace (read) peer=libvirt-*,``. It may read, and neither trace nor
+signal. A name with other characters than letters, digits and ``_./-``, or a
+guest's, stops nova-compute with exit status 1. The privileged daemon reads
+this option itself, from root's files.
 """,
     ),
     cfg.StrOpt(

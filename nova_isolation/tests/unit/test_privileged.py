@@ -117,6 +117,22 @@ class PrivilegedTestCase(base.BaseTestCase):
 
 @ddt.ddt
 class WriteTest(PrivilegedTestCase):
+    def test_agents_are_those_of_root_s_configuration(self):
+        rule = 'ptrace (readby) peer=an-agent,'
+        self.config.config(monitoring_labels=['an-agent'], group='isolation')
+        self.write()
+        self.assertIn(rule, self.path.read_text())
+        self.assertNotIn(rule, self.text)
+
+    def test_no_guest_and_no_rule_is_an_agent(self):
+        for value in (f'libvirt-{UUID}', 'a, ptrace', 'a b', '**', ''):
+            self.assertRaises(
+                ValueError,
+                self.config.config,
+                monitoring_labels=[value],
+                group='isolation',
+            )
+
     def test_a_profile_is_what_the_policy_renders_to(self):
         self.write()
         self.assertEqual([PROFILE], self.names())
