@@ -21,15 +21,19 @@ where quiet denials are recorded, too.
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
 import unittest
+from unittest import mock
 import uuid
 
+from lxml import etree
 from oslo_config import cfg
 
 from nova_isolation.apparmor import kernel
+from nova_isolation import chains
 from nova_isolation.conf import isolation as options
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
@@ -118,9 +122,19 @@ class DevicesTest(unittest.TestCase):
             ),
         )
 
-    def start_guest(self, name, *, top='', firmware='', boot='', devices=''):
+    def start_guest(
+        self,
+        name,
+        *,
+        top='',
+        firmware='',
+        boot='',
+        devices='',
+        prepare=lambda instance: None,
+    ):
         """Start a guest as nova-compute does, with stopped vCPUs.
 
+        :param prepare: told the instance's directory, makes its files
         :returns: the guest as it runs
         """
         identity = str(uuid.uuid4())
@@ -136,8 +150,11 @@ class DevicesTest(unittest.TestCase):
             boot=boot,
             devices=devices.format(instance=instance),
         )
+        prepare(instance)
         path = pathlib.Path(instance, 'domain.xml')
-        path.write_text(text)
+        root = domain_module.read_xml(text)
+        chains.state(root, self.guest(text).directories)
+        path.write_text(etree.tostring(root, encoding='unicode'))
         SHARED.mkdir(exist_ok=True)
         virsh('define', str(path))
         self.addCleanup(virsh, 'undefine', name, '--nvram')
@@ -364,3 +381,102 @@ class DevicesTest(unittest.TestCase):
             {node: 'rk', '/dev/random': 'r', '/dev/shm/test': 'rw'},
             {f.path: f.access for f in policy.files},
         )
+
+    def test_all_disks_of_nova_in_a_relocated_directory(self):
+        # names with all that means something to AppArmor, of unusual suffixes
+        place = pathlib.Path('/srv/in stances[1]{a,b}*?^é')
+        link = pathlib.Path('/srv/linked')
+        place.mkdir()
+        link.symlink_to(place)
+        self.addCleanup(link.unlink)
+        base = place / '_base'
+        base.mkdir()
+        for name in ('swap_1', 'ephemeral_1_40d1d2c'):
+            (base / name).write_bytes(b'0' * (1 << 20))
+            (base / name).chmod(0o644)
+
+        def overlay(path, backing):
+            subprocess.run(
+                [
+                    *('qemu-img', 'create', '-q', '-f', 'qcow2'),
+                    *('-F', 'raw', '-b', str(backing), str(path)),
+                ],
+                check=True,
+            )
+            path.chmod(0o666)
+
+        def disk(name, target, kind='qcow2', device='disk', bus='virtio'):
+            return (
+                f"<disk type='file' device='{device}'><driver name='qemu'"
+                f" type='{kind}'/><source file='{{instance}}/{name}'/>"
+                f"<target dev='{target}' bus='{bus}'/></disk>"
+            )
+
+        def prepare(instance):
+            overlay(instance / 'disk.swap', base / 'swap_1')
+            for name in ('disk', 'disk.rescue', 'disk.eph0'):
+                overlay(instance / name, base / 'ephemeral_1_40d1d2c')
+            (instance / 'disk.config').write_bytes(b'0' * 4096)
+            (instance / 'disk.config').chmod(0o666)
+
+        with mock.patch.object(sys.modules[__name__], 'INSTANCES', link):
+            policy = self.run_guest(
+                'odd',
+                prepare=prepare,
+                devices=disk('disk.rescue', 'vda')
+                + disk('disk', 'vdb')
+                + disk('disk.eph0', 'vdc')
+                + disk('disk.swap', 'vdd')
+                + disk('disk.config', 'sda', 'raw', 'cdrom', 'sata'),
+            )
+        own = f'{place}/{policy.uuid}'
+        self.assertEqual(
+            {
+                **{
+                    f'{own}/{name}': 'rwk'
+                    for name in ('disk', 'disk.rescue', 'disk.eph0')
+                },
+                f'{own}/disk.swap': 'rwk',
+                f'{own}/disk.config': 'rk',
+                f'{base}/swap_1': 'rk',
+                f'{base}/ephemeral_1_40d1d2c': 'rk',
+            },
+            {f.path: f.access for f in policy.files},
+        )
+
+    def test_a_core_dump_by_the_operator(self):
+        name = 'dumped'
+        policy = self.run_guest(name)
+        for words in (('--memory-only', '--live'), ('--live',)):
+            path = pathlib.Path('/srv', 'dump' + ''.join(words))
+            virsh('dump', *words, name, str(path))
+            self.assertGreater(path.stat().st_size, 1 << 19)
+            path.unlink()
+        self.assertEqual([], self.denied(name, policy.profile))
+
+    def test_a_module_of_qemu_after_an_upgrade(self):
+        name = 'upgraded'
+        policy = self.run_guest(name)
+        version = subprocess.run(
+            ['qemu-system-x86_64', '--version'],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+        (package,) = re.findall(r'version [0-9.]+ \((.*)\)', version)
+        # as Debian's maintainer scripts save them: QEMU looks there
+        saved = pathlib.Path(
+            '/run/qemu', re.sub('[^A-Za-z0-9+.~-]', '_', package)
+        )
+        saved.mkdir(parents=True)
+        modules = pathlib.Path('/usr/lib/x86_64-linux-gnu/qemu')
+        module = 'hw-display-virtio-gpu.so'
+        shutil.move(modules / module, saved / module)
+        self.addCleanup(shutil.move, saved / module, modules / module)
+        request = {
+            'execute': 'device-list-properties',
+            'arguments': {'typename': 'virtio-gpu-device'},
+        }
+        answer = virsh('qemu-monitor-command', name, json.dumps(request))
+        self.assertIn('"return"', answer)
+        self.assertEqual([], self.denied(name, policy.profile))

@@ -17,14 +17,12 @@ Runs on the lab's machine, with its kernel and its parser: ``lab/lab run``.
 
 import os
 import random
-import tempfile
 import unittest
 
-from nova_isolation.apparmor import abi
 from nova_isolation.apparmor import kernel
-from nova_isolation.apparmor import parser as parser_module
 from nova_isolation.apparmor import policy as policy_module
 from nova_isolation import exceptions
+from nova_isolation.tests.system import loading
 
 UUID = '11111111-2222-4333-8444-555555555555'
 DIRECTORY = '/srv/paths'
@@ -36,37 +34,24 @@ NASTY = ' "\'*?[]{}^,\\@#()+|.$-!~&;`<>=%:/é€x'
 
 class LiteralPathsTest(unittest.TestCase):
     def load(self, paths):
-        policy = policy_module.check(
-            policy_module.Policy(
-                uuid=UUID,
-                name='instance-00000001',
-                id=1,
-                emulator='/usr/bin/qemu-system-x86_64',
-                needs=(),
-                files=tuple(
-                    policy_module.FileGrant(path, 'rwk', f'<disk> {path}')
-                    for path in paths
-                ),
-                consoles=False,
-                ptys=(),
-                complain=False,
+        return loading.load(
+            policy_module.check(
+                policy_module.Policy(
+                    uuid=UUID,
+                    name='instance-00000001',
+                    id=1,
+                    emulator='/usr/bin/qemu-system-x86_64',
+                    needs=(),
+                    files=tuple(
+                        policy_module.FileGrant(path, 'rwk', f'<disk> {path}')
+                        for path in paths
+                    ),
+                    consoles=False,
+                    ptys=(),
+                    complain=False,
+                )
             )
         )
-        parser = parser_module.Parser('/usr/sbin/apparmor_parser', 60)
-        text = policy_module.render(
-            policy,
-            abi=os.path.join(os.path.dirname(abi.__file__), 'abi-1'),
-            dialect=parser.find_dialect(),
-            state_directory='/var/lib/libvirt/qemu',
-        )
-        with tempfile.NamedTemporaryFile('w') as f:
-            f.write(text)
-            f.flush()
-            parser.load(f.name)
-            self.assertTrue(
-                kernel.holds(policy.profile, parser.compile(f.name))
-            )
-        return policy.profile
 
     def test_a_name_grants_itself_and_nothing_else(self):
         chance = random.Random(20261123)

@@ -18,6 +18,7 @@ the same XML, and each difference is named here.
 Runs on the lab's machine: ``lab/lab run --with libvirt``.
 """
 
+import os
 import pathlib
 import re
 import subprocess
@@ -38,23 +39,30 @@ STATE = '/var/lib/libvirt/qemu'
 
 DOMAIN = """
 <domain type='qemu' id='3'>
-  <name>{name}</name><uuid>{uuid}</uuid><memory>65536</memory><vcpu>1</vcpu>
+  <name>{name}</name><uuid>{uuid}</uuid>{top}<memory>65536</memory>
+  <vcpu>1</vcpu>
   <os><type arch='x86_64' machine='q35'>hvm</type>{os}</os>
   <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{devices}</devices>
 </domain>
 """
+PCI = "<address type='pci' domain='0' bus='0x65' slot='0' function='1'/>"
 _RULE = re.compile('"(.*)" ([a-z]+),')
 
 
 class StockTest(unittest.TestCase):
     def setUp(self):
         INSTANCE.mkdir(parents=True, exist_ok=True)
-        # a host with one mediated device
+        # a host with one device of each kind
         self.sys = tempfile.TemporaryDirectory()
         self.addCleanup(self.sys.cleanup)
-        device = pathlib.Path(self.sys.name, 'bus/mdev/devices', UUID)
-        device.mkdir(parents=True)
-        (device / 'iommu_group').symlink_to('../../groups/15')
+        bus = pathlib.Path(self.sys.name, 'bus')
+        for path in (f'mdev/devices/{UUID}', 'pci/devices/0000:65:00.1'):
+            (bus / path).mkdir(parents=True)
+            (bus / path / 'iommu_group').symlink_to('../../groups/15')
+        (bus / 'scsi/devices/2:0:3:1/scsi_generic/sg7').mkdir(parents=True)
+        self.mounts = os.path.join(self.sys.name, 'mounts')
+        with open(self.mounts, 'w') as f:
+            f.write('hugetlbfs /dev/hugepages hugetlbfs rw,pagesize=2M 0 0\n')
 
     def stock(self, xml):
         """What virt-aa-helper would write for a domain, without a guest."""
@@ -85,7 +93,7 @@ class StockTest(unittest.TestCase):
         domain = domain_module.parse(xml)
         granting = grants.Granting(
             images.Directories(str(INSTANCE), str(INSTANCES / '_base')),
-            hostfacts.HostFacts(sys=self.sys.name),
+            hostfacts.HostFacts(sys=self.sys.name, mounts=self.mounts),
             grants.Places(),
             connections=True,
         )
@@ -100,7 +108,9 @@ class StockTest(unittest.TestCase):
             if isinstance(g, FileGrant)
         }
 
-    def compare(self, *, devices='', os='', same=(), stock=(), ours=()):
+    def compare(
+        self, *, devices='', os='', top='', same=(), stock=(), ours=()
+    ):
         """Compare what one device adds.
 
         :param same: rules that both have
@@ -111,8 +121,8 @@ class StockTest(unittest.TestCase):
         def xml(**parts):
             return DOMAIN.format(name=NAME, uuid=UUID, **parts)
 
-        bare = self.stock(xml(devices='', os=''))
-        wanted = xml(devices=devices, os=os)
+        bare = self.stock(xml(devices='', os='', top=''))
+        wanted = xml(devices=devices, os=os, top=top)
         theirs = self.stock(wanted) - bare
         mine = self.ours(wanted)
         self.assertEqual(set(same), theirs & mine)
@@ -126,13 +136,85 @@ class StockTest(unittest.TestCase):
             same=[('/dev/ubda', 'rwk')],
         )
 
-    def test_a_vhost_user_interface(self):
+    def test_a_block_device_that_is_only_read(self):
         self.compare(
-            devices="<interface type='vhostuser'>"
-            "<mac address='52:54:00:00:00:01'/><source type='unix'"
-            " path='/run/vhu1' mode='server'/><model type='virtio'/>"
-            '</interface>',
-            same=[('/run/vhu1', 'rw')],
+            devices="<disk type='block'><source dev='/dev/ubda'/>"
+            "<target dev='vda'/><readonly/></disk>",
+            same=[('/dev/ubda', 'rk')],
+        )
+
+    def test_a_vhost_user_interface(self):
+        for mode in ('server', 'client'):
+            self.compare(
+                devices="<interface type='vhostuser'>"
+                "<mac address='52:54:00:00:00:01'/><source type='unix'"
+                f" path='/run/vhu1' mode='{mode}'/><model type='virtio'/>"
+                '</interface>',
+                same=[('/run/vhu1', 'rw')],
+            )
+
+    def test_a_pci_device_is_its_group_and_no_other(self):
+        self.compare(
+            devices="<hostdev mode='subsystem' type='pci' managed='yes'>"
+            f'<source>{PCI}</source></hostdev>',
+            same=[('/dev/vfio/vfio', 'rw')],
+            stock=[('/dev/vfio/[0-9]*', 'rw')],
+            ours=[('/dev/vfio/15', 'rw')],
+        )
+
+    # What follows stock libvirt grants to every guest in its abstraction, or
+    # at the call that opens it; only we do it by what the XML names.
+
+    def test_an_nvme_disk(self):
+        self.compare(
+            devices="<disk type='nvme'><driver name='qemu' type='raw'/>"
+            f"<source type='pci' managed='yes' namespace='1'>{PCI}</source>"
+            "<target dev='vda'/></disk>",
+            ours=[('/dev/vfio/vfio', 'rw'), ('/dev/vfio/15', 'rw')],
+        )
+
+    def test_disks_of_a_network(self):
+        disk = (
+            "<disk type='network'><driver name='qemu' type='raw'/>%s"
+            "<target dev='vda'/></disk>"
+        )
+        self.compare(
+            devices=disk % "<auth username='u'><secret type='ceph'"
+            f" uuid='{UUID}'/></auth><source protocol='rbd' name='p/i'>"
+            "<host name='10.0.0.1'/></source>",
+            ours=[('/etc/ceph/ceph.conf', 'r')],
+        )
+        self.compare(
+            devices=disk % "<source protocol='nbd' name='x' tls='yes'>"
+            "<host name='10.0.0.1'/></source>",
+            ours=[('/etc/pki/qemu/**', 'r')],
+        )
+
+    def test_a_scsi_device(self):
+        self.compare(
+            devices="<hostdev mode='subsystem' type='scsi'><source>"
+            "<adapter name='scsi_host2'/><address bus='0' target='3'"
+            " unit='1'/></source></hostdev>",
+            ours=[('/dev/sg7', 'rw')],
+        )
+
+    def test_memory_in_files(self):
+        own = f'libvirt/qemu/3-{NAME}'
+        self.compare(
+            top='<memoryBacking><hugepages/></memoryBacking>',
+            ours=[(f'/dev/hugepages/{own}/**', 'rw')],
+        )
+        self.compare(
+            top="<memoryBacking><source type='file'/></memoryBacking>",
+            ours=[(f'{STATE}/ram/3-{NAME}/**', 'rw')],
+        )
+
+    def test_memory_that_is_kept_from_the_host(self):
+        self.compare(
+            top="<launchSecurity type='sev'><policy>3</policy>"
+            '<cbitpos>47</cbitpos><reducedPhysBits>1</reducedPhysBits>'
+            '</launchSecurity>',
+            ours=[('/dev/sev', 'rw')],
         )
 
     def test_a_mediated_device_is_its_group_and_no_other(self):
