@@ -90,6 +90,7 @@ class Policy:
     :ivar consoles: whether QEMU opens pseudo terminals
     :ivar ptys: the numbers of those that it holds, known once it runs
     :ivar complain: whether to report what is not granted instead of denying
+    :ivar restoring: whether QEMU reads the guest's saved memory
     """
 
     uuid: str
@@ -101,6 +102,7 @@ class Policy:
     consoles: bool
     ptys: tuple[int, ...]
     complain: bool
+    restoring: bool
 
     @property
     def profile(self) -> str:
@@ -132,6 +134,7 @@ def compute(
     grants: Iterable[FileGrant | Need],
     *,
     complain: bool,
+    restoring: bool = False,
 ) -> Policy:
     """Make the policy of a domain.
 
@@ -139,6 +142,7 @@ def compute(
         pseudo terminals, else any
     :param grants: the files that it gets, and the needs of QEMU
     :param complain: whether the profile shall only report
+    :param restoring: whether the guest starts from its saved memory
     :returns: the checked policy
     :raises InvalidPolicy: when a value may not stand in a profile
     """
@@ -167,6 +171,7 @@ def compute(
             consoles=bool(terminals),
             ptys=tuple(sorted(set(ptys))),
             complain=complain,
+            restoring=restoring,
         )
     )
 
@@ -290,6 +295,7 @@ def from_wire(data: object) -> Policy:
                 for p in _sequence(fields['ptys'], 'ptys')
             ),
             complain=_typed(fields['complain'], bool, 'complain'),
+            restoring=_typed(fields['restoring'], bool, 'restoring'),
         )
     )
 
@@ -456,7 +462,7 @@ def path_of(policy: Policy, grant: FileGrant) -> str:
 
 def _state(policy: Policy, directory: str) -> list[rules.Rule]:
     own = (f'{directory}/domain-', *short_name(policy))
-    return [
+    found: list[rules.Rule] = [
         rules.File(
             (*own, '/master-key.aes'),
             'r',
@@ -468,18 +474,19 @@ def _state(policy: Policy, directory: str) -> list[rules.Rule]:
             'quietly denied: QEMU unlinks at its end what libvirt removes',
             deny=True,
         ),
-        rules.File(
-            (
-                '/',
-                rules.Glob.HANDED_OVER,
-                f'{directory[1:]}/save/{policy.name}.save',
-            ),
-            'r',
-            # the descriptor is inherited, and checked again when it is used:
-            # by QEMU, in a mount namespace without the file
-            "restoring the guest's saved memory",
-        ),
     ]
+    if policy.restoring:
+        # the descriptor is inherited, and checked again when it is used: by
+        # QEMU, in a mount namespace without the file
+        saved = f'{directory[1:]}/save/{policy.name}.save'
+        found.append(
+            rules.File(
+                ('/', rules.Glob.HANDED_OVER, saved),
+                'r',
+                "restoring the guest's saved memory",
+            )
+        )
+    return found
 
 
 def _consoles(policy: Policy) -> list[rules.Rule]:

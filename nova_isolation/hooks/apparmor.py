@@ -300,6 +300,7 @@ class AppArmorHook(base.Hook):
                 guest.domain, unknown=options.unknown_device == 'refuse'
             ),
             complain=self._complain,
+            restoring=guest.restoring,
         )
 
 

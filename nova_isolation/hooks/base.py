@@ -57,10 +57,12 @@ class Guest:
 
     :ivar domain: what libvirt will start or make of it, or has started
     :ivar directories: where the files of its disks may be
+    :ivar restoring: whether libvirt will restore its saved memory
     """
 
     domain: domain_module.Domain
     directories: images.Directories
+    restoring: bool = False
 
 
 def describe(

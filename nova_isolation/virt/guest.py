@@ -143,7 +143,10 @@ class Guest(libvirt_guest.Guest):
         :raises InvalidDomain: when its XML cannot be understood
         """
         if self.has_saved_memory():
-            return self._isolation.guest(self._domain.managedSaveGetXMLDesc(0))
+            saved = self._domain.managedSaveGetXMLDesc(0)
+            return dataclasses.replace(
+                self._isolation.guest(saved), restoring=True
+            )
         return self._isolation.guest(self.defined_xml())
 
     def defined_xml(self) -> str:

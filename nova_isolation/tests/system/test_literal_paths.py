@@ -49,6 +49,7 @@ class LiteralPathsTest(unittest.TestCase):
                     consoles=False,
                     ptys=(),
                     complain=False,
+                    restoring=False,
                 )
             )
         )

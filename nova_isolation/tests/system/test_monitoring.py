@@ -40,6 +40,7 @@ POLICY = policy_module.Policy(
     consoles=False,
     ptys=(),
     complain=False,
+    restoring=False,
 )
 
 

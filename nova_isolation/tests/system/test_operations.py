@@ -41,6 +41,8 @@ class OperationsTest(base.CloudTestCase):
             cloud.act(uuid, action, status)
             if status in ('ACTIVE', 'PAUSED', 'RESCUE'):
                 self.assert_confined(uuid)
+                # of what a start needs nothing is left
+                self.assertNotIn('.save"', cloud.profile(uuid))
             else:
                 self.assert_no_process(uuid)
         self.assert_not_denied(uuid)

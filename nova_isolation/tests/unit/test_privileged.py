@@ -75,6 +75,7 @@ class PrivilegedTestCase(base.BaseTestCase):
             consoles=True,
             ptys=(),
             complain=False,
+            restoring=False,
         )
         self.text = policy.render(
             self.policy,

@@ -52,6 +52,7 @@ POLICY = policy.Policy(
     consoles=False,
     ptys=(),
     complain=False,
+    restoring=False,
 )
 #: one rule of a profile of ours, as each line has to be
 RULE = re.compile(
@@ -106,6 +107,7 @@ class ComputeTest(PolicyTestCase):
                 consoles=True,
                 ptys=(),
                 complain=False,
+                restoring=False,
             ),
             self._compute('libvirt-11.3-defined', DISK, BASE),
         )
@@ -385,11 +387,16 @@ class RenderTest(PolicyTestCase):
         self.assertEqual('r', after.access(key.format(3, name)))
         self.assertEqual('', after.access(key.format(4, name)))
         self.assertEqual('', after.access(key.format(33, name)))
-        self.assertEqual('r', after.access(f'{STATE}/save/{name}.save'))
-        self.assertEqual(
-            'r', after.access(f'/disconnected{STATE}/save/{name}.save')
-        )
-        self.assertEqual('', after.access(f'{STATE}/save/other.save'))
+
+    def test_the_saved_memory_is_read_while_it_is_restored(self):
+        name = POLICY.name
+        saved = f'{STATE}/save/{name}.save'
+        restoring = self.granted(restoring=True)
+        self.assertEqual('r', restoring.access(saved))
+        self.assertEqual('r', restoring.access(f'/disconnected{saved}'))
+        self.assertEqual('', restoring.access(f'{STATE}/save/other.save'))
+        for granted in (self.granted(), self.granted(id=3)):
+            self.assertEqual('', granted.access(saved))
 
     def test_a_long_name_is_cut_as_libvirt_cuts_it(self):
         files = self.granted(name='instance-0123456789abcdef', id=3)
@@ -441,6 +448,7 @@ class HostileTest(PolicyTestCase):
                 policy.FileGrant('/i/' + path, 'rwk', origin),
                 policy.FileGrant('/after', 'r', 'after'),
             ),
+            restoring=True,
         ).to_wire()
         try:
             checked = policy.from_wire(data)
@@ -449,7 +457,7 @@ class HostileTest(PolicyTestCase):
         text = policy.render(
             checked, abi=ABI, dialect=DIALECT, state_directory=STATE
         )
-        plain = self.render(files=(DISK, DISK)).split('\n')
+        plain = self.render(files=(DISK, DISK), restoring=True).split('\n')
         lines = text.split('\n')
         self.assertEqual(len(plain) + 1, len(lines))
         for line in lines[3:-2]:
