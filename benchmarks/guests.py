@@ -24,6 +24,7 @@ from lxml import etree
 from oslo_config import cfg
 
 from nova_isolation.apparmor import abi
+from nova_isolation.apparmor import grants
 from nova_isolation.apparmor import policy as policy_module
 from nova_isolation.apparmor import rules
 from nova_isolation import chains
@@ -31,6 +32,7 @@ from nova_isolation.conf import isolation as options
 from nova_isolation import domain
 from nova_isolation.hooks import apparmor
 from nova_isolation.hooks import base
+from nova_isolation import hostfacts
 from nova_isolation import images
 
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -56,6 +58,10 @@ INSTANCES = pathlib.Path('/var/lib/nova/instances')
 PROFILES = pathlib.Path('/etc/apparmor.d/libvirt')
 ABI = PROFILES / abi.NAME
 STATE = '/var/lib/libvirt/qemu'
+
+GRANTING = grants.Granting(
+    images.NOWHERE, hostfacts.HostFacts(), grants.Places(), connections=False
+)
 
 _BASE = INSTANCES / '_base' / images.cache_name(_IMAGE)
 

@@ -29,7 +29,6 @@ from nova_isolation.apparmor import abi
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser as parser_module
 from nova_isolation import domain
-from nova_isolation import neighbours
 
 NEIGHBOURS = 1000
 REPEAT = 1000
@@ -48,9 +47,7 @@ def main() -> None:
         files.append(str(path))
     subprocess.run([parser.path, '-rTK', *files], check=True)
     has = {
-        guest.profile: neighbours.resources(
-            domain.parse(guest.xml), guests.STATE
-        )
+        guest.profile: guests.GRANTING.resources(domain.parse(guest.xml))
         for guest in made
     }
     mine, *others = has

@@ -181,14 +181,14 @@ class Native:
         memory = {}
         tracemalloc.start()
         for count, other in enumerate(parsed, 1):
-            register.put(other.uuid, neighbours.resources(other, guests.STATE))
+            register.put(other.uuid, guests.GRANTING.resources(other))
             if count in (NEIGHBOURS // 4, NEIGHBOURS // 2, NEIGHBOURS):
                 memory[count] = tracemalloc.get_traced_memory()[0] / count
         tracemalloc.stop()
         mine = domain.parse(self.guest.xml)
 
         def start() -> None:
-            found = neighbours.resources(mine, guests.STATE)
+            found = guests.GRANTING.resources(mine)
             register.put(mine.uuid, found)
             overlaps = register.overlaps(mine.uuid, found)
             assert not overlaps, overlaps

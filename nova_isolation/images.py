@@ -67,6 +67,10 @@ class Directories:
     images: frozenset[str] = frozenset()
 
 
+#: Where no file of a disk is.
+NOWHERE = Directories('/nonexistent', '/nonexistent')
+
+
 def cache_name(image_id: str) -> str:
     """Name an image's file in Nova's image cache.
 

@@ -32,17 +32,24 @@ Identity = tuple[str, int, int] | tuple[str, str]
 class Resource:
     """A file or device of a guest.
 
-    :ivar path: absolute
+    :ivar path: absolute, as the kernel shows it: without symbolic links
     :ivar origin: the element of the domain's XML, or what libvirt keeps
     :ivar access: ``rw`` for what is its own, ``r`` for what several guests may
         read, '' for what is kept for it and no guest may name
     :ivar shareable: whether the XML says that several guests may write to it
+    :ivar tree: whether it is a directory with all that is below it
     """
 
     path: str
     origin: str
     access: str
     shareable: bool = False
+    tree: bool = False
+
+    @property
+    def sample(self) -> str:
+        """A path that whoever reaches the resource can reach."""
+        return f'{self.path}/x' if self.tree else self.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +84,14 @@ def identify(path: str) -> Identity:
 def resources(
     domain: domain_module.Domain, state_directory: str
 ) -> tuple[Resource, ...]:
-    """List what a guest has that is nobody else's affair.
+    """List the files that are a guest's, whoever may use them.
 
     :param domain: the guest's domain, running or not
     :param state_directory: libvirt's, see ``[isolation]
         libvirt_state_directory``
-    :returns: files and devices of its XML, and what libvirt keeps for it
+    :returns: files of its XML, and what libvirt keeps for it; what it is
+        granted beyond them is found by
+        :meth:`nova_isolation.apparmor.grants.Granting.resources`
     """
     found = []
     for disk in domain.disks:
@@ -97,16 +106,20 @@ def resources(
             # config drive
             shared = layer in below and os.path.dirname(layer.path) != own
             access = 'r' if shared else 'rw'
-            found.append(Resource(layer.path, origin, access, disk.shareable))
+            path = os.path.realpath(layer.path)
+            found.append(Resource(path, origin, access, disk.shareable))
     for character in domain.characters:
         origin = f'<{character.device}>'
         if character.path and character.kind != 'pipe':
-            found.append(Resource(character.path, origin, 'rw'))
+            path = os.path.realpath(character.path)
+            found.append(Resource(path, origin, 'rw'))
         if character.log:
-            found.append(Resource(character.log, f'{origin} <log>', ''))
+            path = os.path.realpath(character.log)
+            found.append(Resource(path, f'{origin} <log>', ''))
     firmware = domain.firmware
     if firmware.nvram and firmware.nvram.path:
-        found.append(Resource(firmware.nvram.path, '<nvram>', 'rw'))
+        path = os.path.realpath(firmware.nvram.path)
+        found.append(Resource(path, '<nvram>', 'rw'))
     saved = f'{state_directory}/save/{domain.name}.save'
     found.append(Resource(saved, "the guest's saved memory", ''))
     if domain.id is not None:

@@ -17,9 +17,11 @@ refused by name: what cannot be granted exactly is not granted widely.
 """
 
 from collections.abc import Iterable, Iterator
+import contextlib
 import dataclasses
 import ipaddress
 import os
+from typing import Any, Self
 
 from nova_isolation.apparmor.policy import FileGrant
 from nova_isolation.apparmor.policy import Need
@@ -36,6 +38,7 @@ from nova_isolation.domain.reader import PciAddress
 from nova_isolation import exceptions
 from nova_isolation import hostfacts
 from nova_isolation import images
+from nova_isolation import neighbours
 
 # Back ends of character devices that stay within QEMU and its graphics.
 _INNER = ('null', 'qemu-vdagent', 'spiceport', 'spicevmc', 'vc')
@@ -43,6 +46,9 @@ _CEPH = '/etc/ceph/ceph.conf'
 # In every profile.
 _RANDOM = '/dev/urandom'
 _QUOTES = '/run/tdx-qgs/qgs.socket'
+# The kernel's own devices, which hold nothing of a guest: each guest with a
+# device of that kind opens them, and what it gets through them is its own.
+_COMMON = ('iommu', 'vfio/vfio', 'vhost-scsi', 'vhost-vsock')
 
 
 Grant = FileGrant | Need
@@ -64,6 +70,21 @@ class Places:
     tls: str = '/etc/pki/qemu'
     spice_tls: str = '/etc/pki/libvirt-spice'
     vnc_tls: str = ''
+
+    @classmethod
+    def configured(cls, options: Any) -> Self:
+        """Read them from the configuration.
+
+        :param options: the [isolation] group
+        :returns: the directories
+        """
+        return cls(
+            state=options.libvirt_state_directory,
+            runtime=options.libvirt_runtime_directory,
+            tls=options.tls_directory,
+            spice_tls=options.spice_tls_directory,
+            vnc_tls=options.vnc_tls_directory,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,16 +133,83 @@ class Granting:
             )
         return tuple(found)
 
+    def resources(
+        self, domain: domain_module.Domain
+    ) -> tuple[neighbours.Resource, ...]:
+        """Find what a guest has that is nobody else's affair.
+
+        :param domain: of any guest of this host, running or not, also of one
+            that would be refused
+        :returns: its own files, and each device, socket and directory that it
+            is granted, as far as they are there; without what every guest
+            with such a device opens
+        """
+        found = neighbours.resources(domain, self.places.state)
+        known = {resource.path: resource for resource in found}
+        # whatever this host allows: others may have been started without us
+        lenient = dataclasses.replace(self, connections=True)
+        for grants, shareable in lenient._held(domain):
+            # what is not there, or cannot be granted, has no neighbours
+            with contextlib.suppress(exceptions.IsolationError, OSError):
+                for grant in grants:
+                    if not isinstance(grant, FileGrant):
+                        continue
+                    if path := self._private(grant, domain):
+                        resource = neighbours.Resource(
+                            path,
+                            grant.origin,
+                            'rw' if 'w' in grant.access else 'r',
+                            shareable,
+                            grant.tree,
+                        )
+                        known.setdefault(path, resource)
+        return tuple(known.values())
+
+    def _held(
+        self, domain: domain_module.Domain
+    ) -> Iterator[tuple[Iterable[Grant], bool]]:
+        """Give what is granted beside files, and whether it is shareable."""
+        for disk in domain.disks:
+            if not isinstance(disk.top.source, disks.FileSource):
+                origin = f'<disk> {disk.target}'
+                access = 'rk' if disk.readonly else 'rwk'
+                yield (
+                    self._source(disk.top.source, access, origin),
+                    disk.shareable,
+                )
+        for device in self._devices(domain):
+            yield device, False
+
+    def _private(
+        self, grant: FileGrant, domain: domain_module.Domain
+    ) -> str | None:
+        """Tell the path of what is granted to one guest alone, if it is."""
+        if grant.after is None:
+            common = (f'{self.facts.dev}/{name}' for name in _COMMON)
+            return None if grant.path in common else grant.path
+        if domain.id is None:
+            # only a guest that runs has it
+            return None
+        short = domain_module.short_name(domain.id, domain.name)
+        return f'{grant.path}{short}{grant.after}'
+
     def _all(self, domain: domain_module.Domain) -> Iterator[Iterable[Grant]]:
         """Give one iterable for each device, so that each can refuse."""
         if domain.type == 'kvm':
             yield [Need('kvm')]
         yield self._firmware(domain)
+        for disk in domain.disks:
+            yield self._disk(disk, running=domain.id is not None)
+        yield from self._devices(domain)
+        yield self._launch_security(domain)
+
+    def _devices(
+        self, domain: domain_module.Domain
+    ) -> Iterator[Iterable[Grant]]:
+        """Give those of its memory, and of the devices that are no disks."""
         yield self._memory(domain)
         for memory in domain.memory.devices:
             yield self._memory_device(memory)
-        for disk in domain.disks:
-            yield self._disk(disk, running=domain.id is not None)
         for interface in domain.interfaces:
             yield self._interface(interface, domain)
         for device in domain.host_devices:
@@ -142,7 +230,6 @@ class Granting:
             yield self._input(given)
         if domain.vsocks:
             yield [FileGrant(f'{self.facts.dev}/vhost-vsock', 'rw', '<vsock>')]
-        yield self._launch_security(domain)
 
     def _firmware(self, domain: domain_module.Domain) -> Iterator[Grant]:
         found = domain.firmware

@@ -74,7 +74,7 @@ def reaches(
     known: dict[str, str] = {}
     for owner, resources in others:
         for resource in resources:
-            path = resource.path
+            path = resource.sample
             if path not in known:
                 known[path] = judge.file(profile, path)
             access = known[path]

@@ -18,8 +18,11 @@ import dataclasses
 import libvirt
 from oslo_config import cfg
 
+from nova_isolation.apparmor import grants
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
+from nova_isolation import hostfacts
+from nova_isolation import images
 from nova_isolation import neighbours
 
 
@@ -70,14 +73,19 @@ def guests(conf: cfg.ConfigOpts) -> tuple[list[Guest], list[str]]:
     """
     found, unread = [], []
     _, domains = _connect(conf)
+    granting = grants.Granting(
+        images.NOWHERE,
+        hostfacts.HostFacts(),
+        grants.Places.configured(conf.isolation),
+        connections=True,
+    )
     for domain in domains:
         try:
             parsed = domain_module.parse(domain.XMLDesc(0))
         except (exceptions.InvalidDomain, libvirt.libvirtError) as e:
             unread.append(f'{domain.UUIDString()}: {e}')
             continue
-        state = conf.isolation.libvirt_state_directory
-        found.append(Guest(parsed, neighbours.resources(parsed, state)))
+        found.append(Guest(parsed, granting.resources(parsed)))
     return sorted(found, key=lambda guest: (guest.name, guest.uuid)), unread
 
 

@@ -29,6 +29,7 @@ from nova_isolation import exceptions
 from nova_isolation.hooks import base
 from nova_isolation.hooks import helpers
 from nova_isolation import hostfacts
+from nova_isolation import images
 from nova_isolation import neighbours
 from nova_isolation import privileged
 from nova_isolation import processes
@@ -99,9 +100,7 @@ class AppArmorHook(base.Hook):
     def _learn(
         self, domain: domain_module.Domain
     ) -> tuple[neighbours.Resource, ...]:
-        found = neighbours.resources(
-            domain, self.conf.isolation.libvirt_state_directory
-        )
+        found = self._granting(images.NOWHERE).resources(domain)
         self._register.put(domain.uuid, found)
         return found
 
@@ -254,7 +253,7 @@ class AppArmorHook(base.Hook):
         for rule in policy_module.all_rules(
             policy, self.conf.isolation.libvirt_state_directory
         ):
-            path = reach.resource.path
+            path = reach.resource.sample
             if isinstance(rule, rules.File) and rule.matches(path):
                 return f'by the rule {rule.render(rules.Dialect())}'
         return 'by no rule of the profile: a defect of nova-isolation'
@@ -281,26 +280,23 @@ class AppArmorHook(base.Hook):
         :returns: the policy
         :raises Refusal: when there is none for such a guest
         """
-        options = self.conf.isolation
-        granting = grants.Granting(
-            guest.directories,
-            hostfacts.HostFacts(),
-            grants.Places(
-                state=options.libvirt_state_directory,
-                runtime=options.libvirt_runtime_directory,
-                tls=options.tls_directory,
-                spice_tls=options.spice_tls_directory,
-                vnc_tls=options.vnc_tls_directory,
-            ),
-            connections=options.unix_connections == 'allow',
-        )
+        unknown = self.conf.isolation.unknown_device == 'refuse'
         return policy_module.compute(
             guest.domain,
-            granting.of(
-                guest.domain, unknown=options.unknown_device == 'refuse'
+            self._granting(guest.directories).of(
+                guest.domain, unknown=unknown
             ),
             complain=self._complain,
             restoring=guest.restoring,
+        )
+
+    def _granting(self, directories: images.Directories) -> grants.Granting:
+        options = self.conf.isolation
+        return grants.Granting(
+            directories,
+            hostfacts.HostFacts(),
+            grants.Places.configured(options),
+            connections=options.unix_connections == 'allow',
         )
 
 

@@ -18,6 +18,7 @@ Runs on the lab's machine: ``lab/lab run --with libvirt --audit noquiet``,
 where quiet denials are recorded, too.
 """
 
+import itertools
 import json
 import pathlib
 import re
@@ -33,6 +34,7 @@ from lxml import etree
 from oslo_config import cfg
 
 from nova_isolation.apparmor import kernel
+from nova_isolation.apparmor import policy as policy_module
 from nova_isolation import chains
 from nova_isolation.conf import isolation as options
 from nova_isolation import domain as domain_module
@@ -353,6 +355,33 @@ class DevicesTest(unittest.TestCase):
             '</channel>'
             "<graphics type='vnc'><listen type='socket'/></graphics>",
         )
+
+    def test_what_libvirt_makes_for_each_guest_is_that_guest_s(self):
+        parts = {
+            'top': MEMORY % 'file',
+            'devices': TPM
+            + "<channel type='unix'><target type='virtio' name='other.0'/>"
+            "</channel><graphics type='vnc'><listen type='socket'/>"
+            '</graphics>',
+        }
+        policies = [self.run_guest(f'apart-{n}', **parts) for n in '12']
+        # the proof of the second asked the kernel of these, too
+        for policy, other in itertools.permutations(policies):
+            with kernel.Judge() as judge:
+                for grant in other.files:
+                    path = policy_module.path_of(other, grant)
+                    path += '/x' if grant.tree else ''
+                    allowed = judge.file(policy.profile, path)
+                    self.assertEqual('', allowed, path)
+
+    def test_memory_that_two_guests_would_share(self):
+        memory = "<shmem name='shared'><model type='ivshmem-plain'/>"
+        memory += "<size unit='M'>4</size></shmem>"
+        first = self.run_guest('first', devices=memory)
+        with self.assertRaises(exceptions.NotSeparate) as caught:
+            self.start_guest('second', devices=memory)
+        for word in ('/dev/shm/shared', first.uuid, 'shared_paths'):
+            self.assertIn(word, caught.exception.message)
 
     def test_graphics(self):
         self.run_guest(

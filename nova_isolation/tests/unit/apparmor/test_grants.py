@@ -12,6 +12,7 @@
 
 """Each device gets what it names, exactly, or is refused by name."""
 
+import copy
 import dataclasses
 import os
 import pathlib
@@ -19,6 +20,9 @@ import stat
 
 import ddt
 import fixtures
+import hypothesis
+from hypothesis import strategies
+from lxml import etree
 from oslotest import base
 
 from nova_isolation.apparmor import grants
@@ -28,11 +32,23 @@ from nova_isolation import domain
 from nova_isolation import exceptions
 from nova_isolation import hostfacts
 from nova_isolation import images
+from nova_isolation import neighbours
+from nova_isolation.tests.unit.domain import mutations
 from nova_isolation.tests.unit.domain import xml
 from nova_isolation.tests.unit import samples
 
 STATE = '/var/lib/libvirt/qemu'
 MDEV = '11111111-2222-3333-4444-555555555555'
+
+#: What all guests open that have a device of the kind.
+COMMON = (
+    'iommu',
+    'sev',
+    'vfio/vfio',
+    'vhost-scsi',
+    'vhost-vsock',
+    '/run/tdx-qgs/qgs.socket',
+)
 
 
 class GrantsTestCase(base.BaseTestCase):
@@ -137,9 +153,132 @@ class GrantsTestCase(base.BaseTestCase):
         for grant in found:
             if isinstance(grant, FileGrant):
                 self.assertTrue(grant.origin.startswith('<'), grant)
+        self.assert_compared(found, **parts)
+
+    def resources(self, number=7, **parts):
+        """What a guest has that is nobody else's, by path."""
+        text = xml.make(**{'kind': 'qemu', **parts})
+        found = dataclasses.replace(domain.parse(text), id=number)
+        return {r.path: r for r in self.granting().resources(found)}
+
+    def assert_compared(self, found, **parts):
+        """Whatever a guest may write to is compared with its neighbours'."""
+        resources = self.resources(**parts)
+        for grant in found:
+            if not isinstance(grant, FileGrant) or 'w' not in grant.access:
+                continue
+            path = grant.path
+            if grant.after is not None:
+                path += f'7-instance-00000001{grant.after}'
+            if path.removeprefix(f'{self.dev}/') in COMMON:
+                self.assertNotIn(path, resources)
+                continue
+            self.assertEqual('rw', resources[path].access)
+            self.assertEqual(grant.tree, resources[path].tree)
 
     def refusal(self, error=exceptions.NotCovered, **parts):
         return self.assertRaises(error, self.grant, **parts).message
+
+
+class ResourcesTest(GrantsTestCase):
+    def pci(self, function):
+        return (
+            "<hostdev mode='subsystem' type='pci'><source><address domain='0'"
+            f" bus='0x65' slot='0' function='{function}'/></source></hostdev>"
+        )
+
+    def test_two_functions_of_one_iommu_group_are_one_resource(self):
+        second = self.sys / 'bus/pci/devices/0000:65:00.2'
+        second.mkdir()
+        (second / 'iommu_group').symlink_to('../../../kernel/groups/15')
+        register = neighbours.Register()
+        register.put('other', self.resources(devices=self.pci(1)).values())
+        mine = self.resources(devices=self.pci(2)).values()
+        (found,) = [
+            overlap
+            for overlap in register.overlaps('me', mine)
+            if overlap.mine.origin.startswith('<hostdev>')
+        ]
+        self.assertEqual(
+            (
+                f'{self.dev}/vfio/15',
+                '<hostdev> 0000:65:00.2',
+                '<hostdev> 0000:65:00.1',
+            ),
+            (found.mine.path, found.mine.origin, found.theirs.origin),
+        )
+
+    def test_a_device_that_is_gone_has_no_neighbours(self):
+        # nor has what no profile could grant; the rest of the guest has
+        found = self.resources(
+            devices=self.pci(7)
+            + "<pstore backend='acpi-erst'><path>/x</path></pstore>"
+            "<shmem name='a'/>"
+            "<disk type='block'><source dev='/nonexistent'/>"
+            "<target dev='vda'/></disk>"
+        )
+        self.assertIn(f'{self.dev}/shm/a', found)
+        self.assertIn('/nonexistent', found)
+
+    def test_a_guest_that_does_not_run_has_no_place_of_its_number(self):
+        parts = {
+            'top': '<memoryBacking><hugepages/></memoryBacking>',
+            'devices': "<tpm model='tpm-crb'><backend type='emulator'/></tpm>",
+        }
+        running = self.resources(**parts)
+        state = f'/var/lib/libvirt/swtpm/{xml.UUID}/tpm2'
+        place = '/huge1G/libvirt/qemu/7-instance-00000001'
+        for path in state, place:
+            self.assertTrue(running[path].tree)
+            self.assertEqual(f'{path}/x', running[path].sample)
+        off = self.resources(number=None, **parts)
+        self.assertIn(state, off)
+        self.assertEqual([], [p for p in off if '7-instance' in p])
+        self.assertEqual([], [p for p in off if 'hugepages' in p])
+
+    def test_connections_that_are_not_wanted_are_compared_all_the_same(self):
+        self.connections = False
+        devices = (
+            "<interface type='vhostuser'><mac address='52:54:00:00:00:01'/>"
+            "<source type='unix' path='/run/vhost' mode='client'/>"
+            '</interface>'
+        )
+        self.assertIn('/run/vhost', self.resources(devices=devices))
+
+    @hypothesis.settings(max_examples=200, deadline=None)
+    @hypothesis.given(strategies.data())
+    def test_any_guest_that_can_be_read_is_compared(self, data):
+        root = copy.deepcopy(
+            data.draw(strategies.sampled_from(mutations.DOMAINS))
+        )
+        for _ in range(data.draw(strategies.integers(0, 4))):
+            mutations.mutilate(
+                root,
+                lambda choices: data.draw(strategies.sampled_from(choices)),
+                lambda: data.draw(strategies.sampled_from(mutations.KNOWN)),
+            )
+        try:
+            found = domain.parse(etree.tostring(root, encoding='unicode'))
+        except exceptions.InvalidDomain:
+            return
+        resources = {r.path for r in self.granting().resources(found)}
+        self.assertTrue(resources)
+        for character in found.characters:
+            if character.path and character.kind != 'pipe':
+                self.assertIn(os.path.realpath(character.path), resources)
+
+    def test_a_device_s_node_and_not_the_links_to_it(self):
+        (found,) = [
+            resource
+            for resource in self.resources(
+                devices="<disk type='block'>"
+                f"<source dev='{self.dev}/disk/by-id'/><shareable/>"
+                "<target dev='vda'/></disk>"
+            ).values()
+            if resource.origin == '<disk> vda'
+        ]
+        self.assertEqual(f'{self.dev}/sda', found.path)
+        self.assertTrue(found.shareable)
 
 
 @ddt.ddt
