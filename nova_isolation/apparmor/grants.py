@@ -526,6 +526,8 @@ class Granting:
         origin = f'<graphics type={found.kind}>'
         if found.kind not in ('vnc', 'spice') or found.render:
             raise exceptions.NotCovered(f'<graphics> of type {found.kind!r}')
+        if found.kind == 'spice':
+            yield Need('spice')
         for address in found.addresses:
             yield _listen(address, origin)
         for socket in found.sockets:

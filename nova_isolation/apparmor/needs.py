@@ -286,6 +286,27 @@ def connect_unix() -> list[rules.Rule]:
     return [rules.Unix(('connect', 'send', 'receive'), why, _UNCONFINED)]
 
 
+def spice() -> list[rules.Rule]:
+    """What the library of SPICE tries and does without.
+
+    :returns: the rules
+    """
+    sasl = 'SASL, which is off, looks for its plugins and for the system log'
+    return [
+        _quiet(sasl, 'r', '/usr/lib/', Glob.ANY, '/sasl2', Glob.DIRECTORY),
+        rules.Network('unix', 'dgram', f'quietly denied: {sasl}', deny=True),
+        _quiet(
+            'names of threads, of any process',
+            'rw',
+            '/proc/',
+            Glob.DIGITS,
+            '/task/',
+            Glob.DIGITS,
+            '/comm',
+        ),
+    ]
+
+
 def names() -> list[rules.Rule]:
     """Looking up the names of servers.
 
@@ -356,6 +377,7 @@ OPTIONAL: dict[str, Callable[[], list[rules.Rule]]] = {
     'connect-inet': connect_inet,
     'connect-inet6': connect_inet6,
     'connect-unix': connect_unix,
+    'spice': spice,
     'names': names,
     'ceph': ceph,
     'swtpm': swtpm,

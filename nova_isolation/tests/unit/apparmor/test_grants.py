@@ -458,11 +458,14 @@ class DeviceTest(GrantsTestCase):
         ),
         # graphics
         ("<graphics type='vnc' listen='::'/>", ['listen-inet6']),
-        ("<graphics type='spice' listen='127.0.0.1'/>", ['listen-inet']),
+        (
+            "<graphics type='spice' listen='127.0.0.1'/>",
+            ['listen-inet', 'spice'],
+        ),
         (
             "<graphics type='spice' listen='127.0.0.1'>"
             "<channel name='main' mode='secure'/></graphics>",
-            ['listen-inet', ('/etc/pki/libvirt-spice', 'r', 'all')],
+            ['listen-inet', 'spice', ('/etc/pki/libvirt-spice', 'r', 'all')],
         ),
         (
             "<graphics type='vnc'><listen type='socket'/></graphics>",
