@@ -272,7 +272,9 @@ class Examination:
         """
         hook = apparmor_hook.AppArmorHook(self.conf)
         guest = self._describe(definition.starting)
-        if not definition.saved:
+        if definition.saved:
+            guest = dataclasses.replace(guest, restoring=True)
+        else:
             # what is not complete, Nova's next start completes
             root = domain_module.read_xml(definition.starting)
             chains.state(root, guest.directories)
