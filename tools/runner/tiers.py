@@ -28,9 +28,12 @@ from tools.runner import streams
 
 SYSTEM_RUNS = 'tools/system-runs.txt'
 
-# The functional tests that never touch Nova need not be repeated under
-# eventlet: the agent runs native threads only.
-NOT_UNDER_EVENTLET = r'\.functional\.(agent|audit|violations)\.'
+# The functional tests that need not be repeated under eventlet: those that
+# never touch Nova (the agent runs native threads only), and those of what is
+# decided before anything waits for anything.
+NOT_UNDER_EVENTLET = (
+    r'\.functional\.(agent|audit|violations|virt\.test_(modes|not_covered))\.'
+)
 
 # What runs the test modules in the lab; -P, because the runner's own modules
 # are none of theirs. With Nova it is a program beside the machine, on the
