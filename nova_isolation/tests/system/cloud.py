@@ -240,6 +240,67 @@ def qmp(uuid: str, command: str, **arguments: Any) -> str:
     return done.stdout + done.stderr
 
 
+def monitor(uuid: str, command: str) -> str:
+    """Let a guest's QEMU execute a command of its human monitor.
+
+    :param uuid: of the guest
+    :param command: as a person writes it
+    :returns: the answer
+    """
+    done = lablib.guest(
+        ['virsh', '-q', 'qemu-monitor-command', '--hmp', uuid, command]
+    )
+    return done.stdout + done.stderr
+
+
+def console(uuid: str) -> str:
+    """Tell which pseudo terminal is a guest's console.
+
+    :param uuid: of the guest
+    :returns: its path
+    """
+    (pty,) = set(
+        re.findall("source path='(/dev/pts/[0-9]+)'", domain_xml(uuid))
+    )
+    return str(pty)
+
+
+def open_console(uuid: str, pty: str) -> str:
+    """Let a guest's QEMU open a pseudo terminal.
+
+    :param uuid: of the guest
+    :param pty: its path
+    :returns: QMP's answer
+    """
+    return qmp(
+        uuid,
+        'chardev-add',
+        id='x',
+        backend={'type': 'serial', 'data': {'device': pty}},
+    )
+
+
+def granted(uuid: str, *paths: str) -> dict[str, str]:
+    """Ask the compute node's kernel what a guest's profile grants.
+
+    :param uuid: of the guest
+    :param paths: of files
+    :returns: access to each path: of ``r``, ``w`` and ``x``
+    """
+    program = (
+        'import json, sys\n'
+        'from nova_isolation.apparmor import kernel\n'
+        'profile, *paths = sys.argv[1:]\n'
+        'with kernel.Judge() as judge:\n'
+        '    print(json.dumps({p: judge.file(profile, p) for p in paths}))\n'
+    )
+    told = lablib.guest(
+        ['python3', '-c', program, f'libvirt-{uuid}', *paths], check=True
+    )
+    found: dict[str, str] = json.loads(told.stdout)
+    return found
+
+
 def open_file(uuid: str, path: str, *, node_name: str = 'isolation') -> str:
     """Let a guest's QEMU open a file for reading and writing.
 
