@@ -16,7 +16,8 @@ A running guest's QEMU owns its overlay: what stands in the header is the
 guest's own writing. So a header is read with a few bounded reads (no image
 tool runs on it), and what it names counts only within two directories: the
 instance's own and, of the image cache, the files that Nova's own word gives
-it. Anything else is refused, never followed.
+it. Of a volume in a file only its own snapshots, beside it, count. Anything
+else is refused, never followed.
 
 Format: https://www.qemu.org/docs/master/interop/qcow2.html
 """
@@ -60,11 +61,14 @@ class Directories:
     :ivar instance: the instance's own directory
     :ivar cache: Nova's image cache, of backing files only
     :ivar images: names of the files in it that are this guest's images
+    :ivar volumes: the directory below which Nova mounts the shares that have
+        volumes in files; '' when there is none
     """
 
     instance: str
     cache: str
     images: frozenset[str] = frozenset()
+    volumes: str = ''
 
 
 #: Where no file of a disk is.
@@ -98,13 +102,16 @@ def chain(
     seen: set[tuple[int, int]] = set()
     named_by = 'the domain'
     while True:
-        real = _locate(path, named_by, allowed, own=not layers)
-        descriptor = _open(real, named_by)
+        top = layers[0].path if layers else None
+        real = _locate(path, named_by, allowed, top)
+        descriptor = _open(real, named_by, image_format)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
+                link = stat.S_ISLNK(status.st_mode)
                 raise exceptions.UntrustedImage(
-                    f'{real}, named by {named_by}, is not a regular file'
+                    f'{real}, named by {named_by}, is '
+                    + ('a symbolic link' if link else 'not a regular file')
                 )
             identity = (status.st_dev, status.st_ino)
             if identity in seen:
@@ -140,16 +147,16 @@ def place(path: str, allowed: Directories) -> str:
     :returns: the real path
     :raises UntrustedImage: when it is not in the instance's directory
     """
-    real = _locate(path, 'the domain', allowed, own=True)
+    real = _real(path, allowed)
+    if not _is_own(real, allowed):
+        raise _outside(path, 'the domain', allowed)
     if os.path.islink(real):
         raise exceptions.UntrustedImage(f'{real} is a symbolic link')
     return real
 
 
-def _locate(
-    path: str, named_by: str, allowed: Directories, *, own: bool
-) -> str:
-    """Give the real path of a file that may belong to the guest."""
+def _real(path: str, allowed: Directories) -> str:
+    """Resolve the directories above a file, and not the file itself."""
     if os.path.islink(allowed.instance):
         raise exceptions.UntrustedImage(
             f'the instance directory {allowed.instance} is a symbolic link: '
@@ -157,19 +164,50 @@ def _locate(
         )
     # The directories above are the operator's: they may be links.
     directory, name = os.path.split(path)
-    directory = os.path.realpath(directory)
-    real = os.path.join(directory, name)
-    instance = os.path.realpath(allowed.instance)
-    if directory == instance:
+    return os.path.join(os.path.realpath(directory), name)
+
+
+def _is_own(real: str, allowed: Directories) -> bool:
+    return os.path.dirname(real) == os.path.realpath(allowed.instance)
+
+
+def _is_volume(real: str, allowed: Directories) -> bool:
+    """Tell whether a file is in a share that Nova mounts: BASE/HASH/FILE."""
+    share = os.path.dirname(real)
+    return bool(allowed.volumes) and (
+        os.path.dirname(share) == os.path.realpath(allowed.volumes)
+    )
+
+
+def _locate(
+    path: str, named_by: str, allowed: Directories, top: str | None
+) -> str:
+    """Give the real path of a file that may belong to the guest.
+
+    :param top: the real path of the disk whose chain it is in; None for the
+        disk itself, which the domain names
+    """
+    real = _real(path, allowed)
+    if top is None:
+        if _is_own(real, allowed) or _is_volume(real, allowed):
+            return real
+        raise _outside(path, named_by, allowed)
+    directory, name = os.path.split(real)
+    if not _is_own(top, allowed):
+        share, volume = os.path.split(top)
+        # Cinder calls them VOLUME and VOLUME.SNAPSHOT
+        if directory != share or _stem(name) != _stem(volume):
+            raise exceptions.DeceivingImage(
+                f'{path}, named by {named_by}, is no snapshot of {top}'
+            )
         return real
-    if own:
-        raise exceptions.UntrustedImage(
-            f'{path}, named by {named_by}, is not in {instance}'
-        )
+    if _is_own(real, allowed):
+        return real
     cache = os.path.realpath(allowed.cache)
     if directory != cache:
         raise exceptions.DeceivingImage(
-            f'{path}, named by {named_by}, is not in {instance} or {cache}'
+            f'{path}, named by {named_by}, is not in '
+            f'{os.path.realpath(allowed.instance)} or {cache}'
         )
     if name not in allowed.images and not _BLANK.fullmatch(name):
         raise exceptions.DeceivingImage(
@@ -179,12 +217,25 @@ def _locate(
     return real
 
 
-def _open(path: str, named_by: str) -> int:
+def _stem(name: str) -> str:
+    return name.partition('.')[0]
+
+
+def _outside(
+    path: str, named_by: str, allowed: Directories
+) -> exceptions.UntrustedImage:
+    return exceptions.UntrustedImage(
+        f'{path}, named by {named_by}, is not in '
+        f'{os.path.realpath(allowed.instance)}'
+    )
+
+
+def _open(path: str, named_by: str, image_format: str) -> int:
+    # A raw file is not read, and Cinder's need not be readable for Nova.
+    # O_NONBLOCK: a FIFO in the file's place must not make us wait.
+    mode = os.O_PATH if image_format == 'raw' else os.O_RDONLY | os.O_NONBLOCK
     try:
-        # O_NONBLOCK: a FIFO in the file's place must not make us wait
-        return os.open(
-            path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        )
+        return os.open(path, mode | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as e:
         raise exceptions.MissingImage(
             f'{path}, named by {named_by}, does not exist'

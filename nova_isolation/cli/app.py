@@ -39,6 +39,7 @@ _CACHE = cfg.StrOpt(
     deprecated_name='image_cache_subdirectory_name',
     deprecated_group='DEFAULT',
 )
+_VOLUMES = cfg.StrOpt('nfs_mount_point_base', default='$state_path/mnt')
 
 
 class Application(app.App):
@@ -81,6 +82,7 @@ class Application(app.App):
         options.register_opts(self.conf)
         self.conf.register_opts(_NOVA)
         self.conf.register_opt(_CACHE, group='image_cache')
+        self.conf.register_opt(_VOLUMES, group='libvirt')
         try:
             self.conf(
                 [],

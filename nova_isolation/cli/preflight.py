@@ -263,7 +263,8 @@ class Examination:
         cache = os.path.join(
             instances, self.conf.image_cache.subdirectory_name
         )
-        return base.describe(xml, instances, cache)
+        volumes = self.conf.libvirt.nfs_mount_point_base
+        return base.describe(xml, instances, cache, volumes)
 
     def _starting(self, definition: host.Definition) -> policy_module.Policy:
         """Compute the policy that the next start would get, and compile it.

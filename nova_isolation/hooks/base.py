@@ -69,6 +69,7 @@ def describe(
     xml: str,
     instances: str,
     cache: str,
+    volumes: str,
     believed: frozenset[str] = frozenset(),
 ) -> Guest:
     """Describe a guest to the hooks.
@@ -76,6 +77,7 @@ def describe(
     :param xml: of its domain
     :param instances: Nova's ``instances_path``
     :param cache: the directory of Nova's image cache
+    :param volumes: Nova's ``[libvirt] nfs_mount_point_base``
     :param believed: names of files in the cache that are the guest's, beside
         what its domain says
     :returns: the guest
@@ -91,6 +93,7 @@ def describe(
             images=believed
             | ({images.cache_name(image)} if image else set())
             | recorded(xml, cache),
+            volumes=volumes,
         ),
     )
 

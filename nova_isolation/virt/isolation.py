@@ -239,7 +239,11 @@ class Isolation:
         with self._lock:
             believed = self._believed.get(uuid, frozenset())
         return base.describe(
-            xml, self.conf.instances_path, self._cache, believed
+            xml,
+            self.conf.instances_path,
+            self._cache,
+            self.conf.libvirt.nfs_mount_point_base,
+            believed,
         )
 
     @property

@@ -12,9 +12,11 @@
 
 """A backing chain is followed within two directories, or refused."""
 
+import dataclasses
 import os
 import socket
 import struct
+from unittest import mock
 
 import ddt
 import fixtures
@@ -461,3 +463,87 @@ class UntrustedTest(ImagesTestCase):
         self.write(self.instance, 'base')
         self.chain()
         self.assertEqual(before, len(os.listdir('/proc/self/fd')))
+
+
+class VolumeTest(ImagesTestCase):
+    """Volumes in files of a share that Nova has mounted."""
+
+    def setUp(self):
+        super().setUp()
+        self.mounts = os.path.join(self.top, 'mnt')
+        self.share = os.path.join(self.mounts, 'd41d8cd98f00b204')
+        os.makedirs(self.share)
+        self.allowed = dataclasses.replace(self.allowed, volumes=self.mounts)
+        self.volume = self.write(self.share, 'volume-1', header())
+
+    def active(self, backing):
+        """What Cinder makes of a volume that has a snapshot."""
+        return self.write(self.share, 'volume-1.9', header(backing.encode()))
+
+    def test_a_volume_is_where_the_domain_says(self):
+        for image_format in ('raw', 'qcow2'):
+            self.assertEqual(
+                [(self.volume, image_format)],
+                self.chain(self.volume, image_format),
+            )
+
+    def test_a_raw_one_need_not_be_readable(self):
+        with mock.patch.object(os, 'open', wraps=os.open) as opened:
+            self.chain(self.volume, 'raw')
+        [(_, flags)] = [call.args for call in opened.call_args_list]
+        self.assertTrue(flags & os.O_PATH)
+
+    def test_its_snapshots_are_beside_it(self):
+        first = self.write(self.share, 'volume-1.8', header(b'volume-1'))
+        active = self.active(first)
+        self.assertEqual(
+            [active, first, self.volume],
+            [path for path, _ in self.chain(active)],
+        )
+
+    def test_no_other_file_is_one_of_them(self):
+        other = self.write(self.share, 'volume-2', header())
+        elsewhere = os.path.join(self.mounts, 'other')
+        os.makedirs(elsewhere)
+        same = self.write(elsewhere, 'volume-1', header())
+        cached = self.write(self.cache, 'sha1', header())
+        for path in (
+            other,
+            'volume-2',
+            'volume-10',
+            same,
+            '../other/volume-1',
+            self.disk,
+            cached,
+            '/etc/passwd',
+        ):
+            error = self.assert_refused(path=self.active(path))
+            self.assertIsInstance(error, exceptions.DeceivingImage)
+
+    def test_no_disk_of_an_instance_has_a_volume_behind_it(self):
+        self.overlay(self.volume)
+        error = self.assert_refused(self.volume)
+        self.assertIsInstance(error, exceptions.DeceivingImage)
+
+    def test_a_volume_is_just_below_a_share(self):
+        below = os.path.join(self.share, 'sub')
+        os.makedirs(below)
+        for directory in (self.mounts, below, self.foreign):
+            self.assert_refused(path=self.write(directory, 'volume-1'))
+
+    def test_a_volume_that_is_a_link(self):
+        path = os.path.join(self.share, 'volume-3')
+        os.symlink(self.volume, path)
+        for image_format in ('raw', 'qcow2'):
+            self.assert_refused(
+                'is a symbolic link', path=path, image_format=image_format
+            )
+
+    def test_where_nova_mounts_no_shares_there_are_none(self):
+        self.allowed = dataclasses.replace(self.allowed, volumes='')
+        self.assert_refused('is not in', path=self.volume)
+
+    def test_nothing_else_of_a_guest_is_there(self):
+        self.assertRaises(
+            exceptions.UntrustedImage, images.place, self.volume, self.allowed
+        )

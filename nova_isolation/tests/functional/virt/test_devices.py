@@ -13,10 +13,12 @@
 """Devices that come and go while a server exists."""
 
 import json
+import os
 
 import fixtures
 from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.tests.functional.api import client
+from nova import utils
 from nova.virt.libvirt import config
 from nova.virt.libvirt import event as libvirt_event
 
@@ -247,6 +249,34 @@ class PlugTest(DevicesTestCase):
         for domain in (self.live(), self.defined()):
             [disk] = [d for d in domain.disks if d.path == path]
             self.assertEqual((), disk.backing)
+
+    def test_a_volume_in_a_file_of_a_share(self):
+        base = self.useFixture(fixtures.TempDir()).path
+        self.flags(nfs_mount_point_base=base, group='libvirt')
+        for name in ('mount', 'umount'):
+            self.useFixture(
+                fixtures.MonkeyPatch(
+                    f'nova.virt.libvirt.volume.mount.{name}',
+                    lambda *args, **kwargs: None,
+                )
+            )
+        share = os.path.join(base, utils.get_hash_str('server:/export'))
+        os.mkdir(share)
+        for name, image in (('volume-1', 'on-json'), ('volume-1.9', 'plain')):
+            with open(os.path.join(share, name), 'wb') as f:
+                f.write(samples.image(image))
+        data = {'export': 'server:/export', 'format': 'qcow2', 'options': None}
+        for name, attached in (('volume-1', False), ('volume-1.9', True)):
+            self.cinder.VOLUME_CONNECTION_INFO[self.volume] = {
+                'driver_volume_type': 'nfs',
+                'data': {**data, 'name': name},
+            }
+            self.attach_volume_and_wait()
+            path = os.path.join(share, name)
+            found = [d for d in self.live().disks if d.path == path]
+            self.assertEqual([()] * attached, [d.backing for d in found])
+        [event] = self.events()
+        self.assertTrue(event.payload['attack'])
 
     def test_a_header_that_names_another_file_is_refused(self):
         path = f'{self.directory(self.uuid)}/volume'
