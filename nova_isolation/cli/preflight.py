@@ -42,6 +42,7 @@ from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
 from nova_isolation.hooks import apparmor as apparmor_hook
 from nova_isolation.hooks import base
+from nova_isolation.hooks import helpers
 from nova_isolation import processes
 from nova_isolation.violations import text
 
@@ -300,41 +301,59 @@ class Examination:
         hostcheck.parser_of(self.conf).compile(path)
         return policy
 
+    @property
+    def _runtime(self) -> str:
+        return str(self.conf.isolation.libvirt_runtime_directory)
+
+    def _labels(
+        self, domain: domain_module.Domain, pid: int
+    ) -> Iterator[Finding]:
+        """Look at the labels of a running guest and of its helpers."""
+        labels = sorted(set(kernel.labels(pid).values()))
+        yield Finding(
+            Result.NOTE,
+            'the running guest',
+            f'process {pid} runs as {", ".join(labels)}',
+        )
+        try:
+            # those that libvirt labels have the guest's
+            helpers.check(
+                domain,
+                labels[0] if labels else '',
+                self._runtime,
+                lenient=self.conf.isolation.unconfined_helpers == 'report',
+            )
+        except exceptions.NotConfined as e:
+            yield Finding(Result.REFUSED, 'its helper processes', e.message)
+
     def _used(
         self,
         definition: host.Definition,
         policy: policy_module.Policy | None,
     ) -> Iterator[Finding]:
         """Compare what the guest has used with what it would be granted."""
-        used: dict[accesses.Access, str] = {}
-        for access in self.recorded.used.get(definition.uuid, ()):
-            used[access] = 'recorded'
-        runtime = self.conf.isolation.libvirt_runtime_directory
+        recorded = self.recorded.used.get(definition.uuid, ())
+        used = dict.fromkeys(recorded, 'recorded')
         if definition.running is not None:
             try:
                 running = self._describe(definition.running)
                 # as it would be if it had been started with it
                 policy = apparmor_hook.AppArmorHook(self.conf).policy(running)
-                process = processes.find(
-                    runtime, running.domain.name, definition.uuid
+                pid = processes.find(
+                    self._runtime, running.domain.name, definition.uuid
+                ).pid
+                yield from self._labels(running.domain, pid)
+                # libvirt's lock, which QEMU inherits and never touches
+                lock = os.path.realpath(
+                    os.path.join(self._runtime, f'{running.domain.name}.pid')
                 )
-                lock = os.path.join(
-                    os.path.realpath(runtime), f'{running.domain.name}.pid'
-                )
-                for access in usage.of_process(process.pid):
-                    # libvirt's lock, which QEMU inherits and never touches
-                    if access.name != lock:
-                        used[access] = 'open now'
-                labels = set(kernel.labels(process.pid).values())
+                used |= {
+                    access: 'open now'
+                    for access in usage.of_process(pid)
+                    if access.name != lock
+                }
             except (exceptions.IsolationError, OSError) as e:
                 yield Finding(Result.UNCHECKED, 'what it holds open', str(e))
-            else:
-                yield Finding(
-                    Result.NOTE,
-                    'the running guest',
-                    f'process {process.pid} runs as '
-                    f'{", ".join(sorted(labels))}',
-                )
         if policy is None:
             return
         granting = policy_module.all_rules(

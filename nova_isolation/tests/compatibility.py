@@ -485,7 +485,7 @@ ROWS = (
     ),
     Row(
         27,
-        'libvirtd without its security driver, a kernel that shows no policy',
+        'libvirtd without its security driver, profiles list unreadable',
         'Refused, the cause named.',
         (
             Part(
@@ -501,6 +501,11 @@ ROWS = (
                     'system.test_without_apparmor',
                     'KernelWithoutAppArmorTest',
                     'the_service_is_disabled_and_no_guest_starts',
+                )
+                + _named(
+                    'unit.apparmor.test_kernel',
+                    'KernelTest',
+                    'a_kernel_that_does_not_show_its_policy',
                 ),
             ),
         ),

@@ -12,19 +12,24 @@
 
 import os
 import pathlib
+from unittest import mock
 
 import fixtures
 from oslo_config import cfg
 from oslotest import base
 
 from nova_isolation.apparmor import accesses
+from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import needs
 from nova_isolation.apparmor import policy
 from nova_isolation.apparmor import rules
 from nova_isolation.cli.findings import Result
 from nova_isolation.cli import hostcheck
 from nova_isolation.cli import preflight
+from nova_isolation.cli import usage
 from nova_isolation.conf import isolation
+from nova_isolation import domain
+from nova_isolation import processes
 
 UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 OTHER = '8887d9d3-17f8-4388-8771-fab6312518d6'
@@ -165,3 +170,39 @@ class CompareTest(base.BaseTestCase):
             [(f.result, f.what) for f in found],
         )
         self.assertIn('open now', found[1].detail)
+
+
+class HelpersTest(base.BaseTestCase):
+    def found(self, label):
+        """What is found of a guest whose virtiofsd has a label."""
+        conf = cfg.ConfigOpts()
+        isolation.register_opts(conf)
+        conf([])
+        examination = preflight.Examination(
+            conf, '/', rules.Dialect(), usage.Recorded()
+        )
+        own, pid = f'libvirt-{UUID} (enforce)', os.getpid()
+        process = processes.Process(pid, processes._started(pid))
+        helper = processes.Helper(
+            'virtiofsd', '<filesystem> a', process, False
+        )
+        with (
+            mock.patch.object(processes, 'helpers', return_value=(helper,)),
+            mock.patch.object(
+                kernel,
+                'labels',
+                side_effect=lambda asked: {
+                    asked: label if asked == pid else own
+                },
+            ),
+        ):
+            return list(examination._labels(domain.Domain(UUID, 'i', 7), 1))
+
+    def test_a_helper_that_nothing_confines(self):
+        note, refused = self.found('unconfined')
+        self.assertIn(f'libvirt-{UUID} (enforce)', note.detail)
+        self.assertEqual(Result.REFUSED, refused.result)
+        self.assertIn('virtiofsd of <filesystem> a', refused.detail)
+
+    def test_a_helper_that_something_confines(self):
+        self.assertEqual(1, len(self.found('virtiofsd (enforce)')))
