@@ -238,6 +238,8 @@ class Examination:
             by = profiles.writer(self._path(definition.uuid))
         except exceptions.Refusal as e:
             yield Finding(Result.REFUSED, 'its next start', e.message)
+        except exceptions.HostFault as e:
+            yield Finding(Result.FAULT, 'its next start', e.message)
         else:
             yield Finding(
                 Result.OK,

@@ -317,6 +317,19 @@ ROWS = (
                 _stock('a_block_device', 'a_block_device_that_is_only_read')
                 + _made_up('a_volume_of_a_storage_network'),
             ),
+            Part(
+                RUN,
+                'A block device of the host as a volume that Nova attaches '
+                'to running guests and detaches, also one for several.',
+                _named(
+                    'system.test_hotplug',
+                    'HotPlugTest',
+                    'the_right_comes_and_goes_with_the_device',
+                    'the_right_stays_as_long_as_the_device',
+                    'a_neighbours_disk_is_refused_under_any_name',
+                    'a_disk_for_several_is_granted_to_each_of_them_alone',
+                ),
+            ),
         ),
     ),
     Row(
