@@ -15,6 +15,7 @@
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import time
 from typing import Any
 
 import libvirt
@@ -26,6 +27,9 @@ from nova_isolation.hooks import base
 from nova_isolation.virt import isolation as isolation_module
 
 LOG = logging.getLogger(__name__)
+
+# Seconds that a guest has for giving up a device that was refused after all.
+_PATIENCE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,31 +237,24 @@ class Guest(libvirt_guest.Guest):
             raise
 
     def _take_out(self, device: str, persistent: bool, live: bool) -> None:
+        """Take a device out again, before Nova disconnects it."""
         try:
             super().detach_device(_Device(device), persistent, live)
-        except libvirt.libvirtError as e:
+            end = time.monotonic() + _PATIENCE
+            while time.monotonic() < end and not self._has_lost_a_device():
+                time.sleep(0.1)
+        except (exceptions.IsolationError, libvirt.libvirtError) as e:
             LOG.error(
-                'isolation: a device of guest %s was refused and could not '
-                'be taken out again: %s: %s',
+                'isolation: guest %s may still have a device that was refused '
+                'and could not be taken out again: reboot it hard: %s',
                 self.uuid,
                 e,
-                device,
             )
 
-    def detach_device(
-        self, conf: Any, persistent: bool = False, live: bool = False
-    ) -> None:
-        """Detach a device; the right to it goes when it is really gone.
-
-        A running guest may take its time, or not give it up at all.
-
-        :param conf: Nova's description of the device
-        :param persistent: whether to define the guest without it
-        :param live: whether to ask the running guest for it
-        """
-        super().detach_device(conf, persistent=persistent, live=live)
-        if self._isolation.active and not live:
-            self._isolation.learn_neighbour(self._domain)
+    def _has_lost_a_device(self) -> bool:
+        """Tell whether it has rights to a device that it has not."""
+        guest = self._isolation.guest(self._domain.XMLDesc(0))
+        return self._isolation.hooks.exceeds(guest)
 
     def settle(self) -> None:
         """Withdraw the rights to what the guest no longer has.
@@ -274,14 +271,13 @@ class Guest(libvirt_guest.Guest):
         Nobody heard of it while nova-compute was down. Never raises.
         """
         try:
-            guest = self._isolation.guest(self._domain.XMLDesc(0))
             # Not a paused one: it may be one that nobody has proven yet, and
             # is looked at when it is resumed.
             if not self.is_running():
                 return
             missed = self._isolation.turns.is_due(self.uuid) or (
                 self._isolation.hooks.owns(self.uuid)
-                and self._isolation.hooks.exceeds(guest)
+                and self._has_lost_a_device()
             )
         except Exception as e:
             LOG.warning(

@@ -355,7 +355,35 @@ class RefusedPlugTest(DevicesTestCase):
         self.assert_unharmed()
         self.assert_notified('attaching a volume', REASON)
 
+    def test_a_guest_has_time_to_give_up_what_is_refused(self):
+        # Nova disconnects the volume as soon as the refusal is raised
+        seen = []
+
+        def give_up(_):
+            domain.give_up(None)
+            seen.append(self.devices(self.live()))
+
+        domain = self.domain(self.uuid)
+        domain.obeys = False
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.virt.guest.time.sleep', give_up
+            )
+        )
+        self.refuse('verify')
+        [guest] = self.driver._host.list_guests()
+        device = isolation_fixtures.Device(
+            "<disk type='block'><driver type='raw'/>"
+            "<source dev='/dev/mapper/other'/><target dev='vdx'/></disk>"
+        )
+        self.assertRaises(exceptions.Refusal, guest.attach_device, device)
+        self.assertEqual([([], [])], seen)
+        self.assertEqual(([], []), self.granted())
+
     def test_a_volume_that_cannot_be_taken_out_keeps_its_right(self):
+        self.useFixture(
+            fixtures.MonkeyPatch('nova_isolation.virt.guest._PATIENCE', 0)
+        )
         self.domain(self.uuid).obeys = False
         self.refuse('verify')
         self.attach_volume_and_wait()
@@ -392,6 +420,8 @@ class RefusedPlugTest(DevicesTestCase):
     def test_a_guest_started_without_us_is_not_made_ours(self):
         self.recording.granted.clear()
         self.attach_volume_and_wait()
+        self.driver._settle(self.uuid)
+        self.driver.get_available_resource('compute1')
         self.assertEqual([], self.verbs(self.server))
         self.assertEqual(([], []), self.devices(self.live()))
         self.assert_unharmed()
@@ -436,6 +466,8 @@ class LateTest(DevicesTestCase):
 
     def test_the_right_stays_until_the_device_is_gone(self):
         self.assertEqual(self.has, self.devices(self.live()))
+        for guest in self.recording.guests:
+            self.assertEqual(self.has, self.devices(guest.domain))
         self.assert_kept()
         self.periodic_task()
         self.assert_kept()
@@ -470,6 +502,19 @@ class LateTest(DevicesTestCase):
         self.recording.agree()
         self.periodic_task()
         self.assert_withdrawn()
+
+    def test_what_was_written_and_not_loaded_is_tried_again(self):
+        self.recording.object_at('narrow', exceptions.Refusal('busy'))
+        self.give_up()
+        self.settled()
+        # the file tells nothing now of what the kernel grants
+        self.recording.granted[self.uuid] = self.live()
+        self.recording.agree()
+        self.recording.forget()
+        self.periodic_task()
+        self.assertEqual([('narrow', 'running')], self.verbs(self.server))
+        self.periodic_task()
+        self.assertEqual([('narrow', 'running')], self.verbs(self.server))
 
     def test_a_guest_that_is_not_to_run_yet_keeps_what_it_has(self):
         # nova-compute may have died between its start and its proof
