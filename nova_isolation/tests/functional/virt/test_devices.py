@@ -196,6 +196,18 @@ class PlugTest(DevicesTestCase):
         self.assert_nothing_attached()
         self.assert_unharmed()
 
+    def test_the_right_goes_before_nova_disconnects_the_volume(self):
+        self.attach_volume_and_wait()
+        # nor is it the event that does it
+        self.connection.removed = lambda domain, alias: None
+        seen = []
+        disconnect = self.driver._disconnect_volume
+        self.driver._disconnect_volume = lambda *args, **kwargs: seen.append(
+            (self.granted(), disconnect(*args, **kwargs))
+        )
+        self.detach_volume_and_wait()
+        self.assertEqual([(([], []), None)], seen)
+
     def test_an_interface_comes_and_goes(self):
         self.attach_interface()
         self.assertEqual([*PLUG, *PROOF], self.verbs(self.server))
