@@ -18,8 +18,11 @@ Runs on the lab's machine: ``lab/lab run --with libvirt --audit noquiet``,
 where quiet denials are recorded, too.
 """
 
+import concurrent.futures
 import itertools
 import json
+import multiprocessing
+import os
 import pathlib
 import re
 import shutil
@@ -44,6 +47,7 @@ from nova_isolation.hooks import apparmor
 from nova_isolation.hooks import base
 from nova_isolation import images
 from nova_isolation import privileged
+from nova_isolation import processes
 
 AUDIT_LOG = pathlib.Path('/share/log/audit.log')
 STATE = '/var/lib/libvirt/qemu'
@@ -304,6 +308,30 @@ class DevicesTest(unittest.TestCase):
                 )
             }
             self.assertEqual(4, len(processes), logs.output)
+
+    def test_helpers_are_found_without_privilege(self):
+        # as by nova-compute
+        guest = self.start_guest(
+            'seen', top=MEMORY % 'memfd', devices=TPM + SHARE
+        )
+        with concurrent.futures.ProcessPoolExecutor(
+            1,
+            multiprocessing.get_context('spawn'),
+            initializer=os.setuid,
+            initargs=(65534,),
+        ) as pool:
+            found = pool.submit(
+                processes.helpers, str(RUNTIME), guest.domain
+            ).result(60)
+            self.assertEqual(
+                ['swtpm', 'virtiofsd', 'virtiofsd'],
+                [helper.program for helper in found],
+            )
+            for helper in found:
+                pid = helper.process.pid
+                seen = pool.submit(kernel.labels, pid).result(60)
+                self.assertEqual(kernel.labels(pid), seen)
+                self.assertIn(pid, seen)
 
     def test_a_share_that_nothing_confines(self):
         guest = self.start_guest('share', top=MEMORY % 'memfd', devices=SHARE)
