@@ -170,7 +170,7 @@ unconfined: today that is virtiofsd, which serves the server's shares as root
 and which libvirt starts without the guest's label.
 
 It counts as confined when a profile in enforce mode is attached to the
-program: ``nova-isolation-virtiofsd``, which is in ``etc/apparmor.d`` of
+program: ``libvirt-virtiofsd``, which is in ``etc/apparmor.d`` of
 nova-isolation's source tree and does for every guest, or one of your own.
 Debian's own ``/etc/apparmor.d/virtiofsd`` gives a name and confines nothing.
 nova-isolation sees that there is such a profile, not what it allows.

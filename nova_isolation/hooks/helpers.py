@@ -62,7 +62,7 @@ def check(
             )
             if not lenient:
                 raise exceptions.NotConfined(
-                    f'{why}: load nova-isolation-virtiofsd, which is in '
+                    f'{why}: load libvirt-virtiofsd, which is in '
                     'etc/apparmor.d of nova-isolation, or one of your own; '
                     'or set [isolation] unconfined_helpers to report'
                 )
@@ -71,5 +71,6 @@ def check(
 
 def _is_confined(label: str) -> bool:
     """Tell whether a label is that of a profile of the operator's."""
-    # and not of another guest's
-    return label.endswith(' (enforce)') and not label.startswith('libvirt-')
+    name, _, mode = label.rpartition(' ')
+    of_a_guest = domain_module.is_uuid(name.removeprefix('libvirt-')[:36])
+    return mode == '(enforce)' and not of_a_guest

@@ -26,6 +26,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -86,7 +87,7 @@ SHARE = f"""
 
 #: What operators may load for virtiofsd.
 VIRTIOFSD = pathlib.Path(
-    __file__, '../../../../etc/apparmor.d/nova-isolation-virtiofsd'
+    __file__, '../../../../etc/apparmor.d/libvirt-virtiofsd'
 ).resolve()
 
 #: What every profile denies on purpose: see nova_isolation.apparmor.needs.
@@ -109,6 +110,13 @@ def virsh(*words):
     if done.returncode:
         raise AssertionError(f'virsh {words}: {done.stdout}')
     return done.stdout
+
+
+def end(label, pid):
+    """End a process as one with this label would."""
+    with open('/proc/self/attr/current', 'w') as f:
+        f.write(f'changeprofile {label}')
+    os.kill(pid, signal.SIGTERM)
 
 
 class DevicesTest(unittest.TestCase):
@@ -309,17 +317,19 @@ class DevicesTest(unittest.TestCase):
             }
             self.assertEqual(4, len(processes), logs.output)
 
+    @staticmethod
+    def other_process():
+        return concurrent.futures.ProcessPoolExecutor(
+            1, multiprocessing.get_context('spawn')
+        )
+
     def test_helpers_are_found_without_privilege(self):
         # as by nova-compute
         guest = self.start_guest(
             'seen', top=MEMORY % 'memfd', devices=TPM + SHARE
         )
-        with concurrent.futures.ProcessPoolExecutor(
-            1,
-            multiprocessing.get_context('spawn'),
-            initializer=os.setuid,
-            initargs=(65534,),
-        ) as pool:
+        with self.other_process() as pool:
+            pool.submit(os.setuid, 65534).result(60)
             found = pool.submit(
                 processes.helpers, str(RUNTIME), guest.domain
             ).result(60)
@@ -345,9 +355,15 @@ class DevicesTest(unittest.TestCase):
 
     def test_a_share_that_our_profile_of_virtiofsd_confines(self):
         self.load(VIRTIOFSD)
-        self.run_guest('confined', top=MEMORY % 'memfd', devices=SHARE)
-        self.assertEqual(2, len(kernel.holders(VIRTIOFSD.name)))
+        policy = self.run_guest(
+            'confined', top=MEMORY % 'memfd', devices=SHARE
+        )
         self.assertEqual([], self.denied('confined', VIRTIOFSD.name))
+        self.assertEqual(2, len(kernel.holders(VIRTIOFSD.name)))
+        # where it does not end with QEMU
+        path = RUNTIME / f'{policy.id}-confined-fs0-fs.pid'
+        with self.other_process() as pool:
+            pool.submit(end, 'libvirtd', int(path.read_text())).result(60)
 
     def test_a_share_that_has_a_profile_that_confines_nothing(self):
         path = pathlib.Path('/share', VIRTIOFSD.name)

@@ -66,7 +66,10 @@ class HelpersTest(base.BaseTestCase):
                 )
 
     def test_what_libvirt_does_not_label_may_have_the_operator_s(self):
-        self.check(['own-profile (enforce)'] * 2, labelled=False)
+        self.check(
+            ['own-profile (enforce)', 'libvirt-virtiofsd (enforce)'],
+            labelled=False,
+        )
 
     def test_what_libvirt_does_not_label_and_nothing_confines(self):
         for label in (
@@ -75,6 +78,7 @@ class HelpersTest(base.BaseTestCase):
             'virtiofsd (unconfined)',
             'a//&b (mixed)',
             OTHER,
+            OTHER.replace(' ', '//child '),
             '',
         ):
             self.assert_refused(
