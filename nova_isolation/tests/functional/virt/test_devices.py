@@ -14,6 +14,8 @@
 
 import json
 import os
+import time
+import types
 
 import fixtures
 from nova.tests.fixtures import libvirt as fakelibvirt
@@ -378,8 +380,10 @@ class RefusedPlugTest(DevicesTestCase):
         domain = self.domain(self.uuid)
         domain.obeys = False
         self.useFixture(
+            # not for the threads of Nova
             fixtures.MonkeyPatch(
-                'nova_isolation.virt.guest.time.sleep', give_up
+                'nova_isolation.virt.guest.time',
+                types.SimpleNamespace(sleep=give_up, monotonic=time.monotonic),
             )
         )
         self.refuse('verify')
@@ -562,10 +566,9 @@ class AtOnceTest(DevicesTestCase):
         self.attach_interface()
         [port] = self.admin_api.get_port_interfaces(self.uuid)
         self.domain(self.uuid).obeys = False
+        before = len(self.actions())
         self.admin_api.detach_interface(self.uuid, port['port_id'])
-        self.wait(
-            'the request to the guest', lambda: self.domain(self.uuid)._leaving
-        )
+        self.wait('the end of the detachment', lambda: self.ended(before + 1))
 
     def test_a_plug_in_flight_keeps_its_right_while_another_device_goes(self):
         seen = []
