@@ -252,7 +252,7 @@ class Examination:
             for name in domain.unknown:
                 yield Finding(Result.WARNING, 'unknown', name)
         for words in overlaps:
-            yield Finding(Result.REFUSED, 'not its own', words)
+            yield Finding(self._objection, 'not its own', words)
         yield from self._used(definition, policy)
 
     def _path(self, uuid: str) -> str:
@@ -304,6 +304,13 @@ class Examination:
         return policy
 
     @property
+    def _objection(self) -> Result:
+        """What becomes of a guest that is not separate or not confined."""
+        if self.conf.isolation.mode == 'complain':
+            return Result.WARNING
+        return Result.REFUSED
+
+    @property
     def _runtime(self) -> str:
         return str(self.conf.isolation.libvirt_runtime_directory)
 
@@ -326,7 +333,8 @@ class Examination:
                 lenient=self.conf.isolation.unconfined_helpers == 'report',
             )
         except exceptions.NotConfined as e:
-            yield Finding(Result.REFUSED, 'its helper processes', e.message)
+            what = 'its helper processes'
+            yield Finding(self._objection, what, e.message)
 
     def _used(
         self,

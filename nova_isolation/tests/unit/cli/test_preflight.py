@@ -173,11 +173,13 @@ class CompareTest(base.BaseTestCase):
 
 
 class HelpersTest(base.BaseTestCase):
-    def found(self, label):
+    def found(self, label, mode='enforce'):
         """What is found of a guest whose virtiofsd has a label."""
         conf = cfg.ConfigOpts()
         isolation.register_opts(conf)
         conf([])
+        conf.set_override('mode', mode, 'isolation')
+        self.addCleanup(conf.clear_override, 'mode', 'isolation')
         examination = preflight.Examination(
             conf, '/', rules.Dialect(), usage.Recorded()
         )
@@ -203,6 +205,10 @@ class HelpersTest(base.BaseTestCase):
         self.assertIn(f'libvirt-{UUID} (enforce)', note.detail)
         self.assertEqual(Result.REFUSED, refused.result)
         self.assertIn('virtiofsd of <filesystem> a', refused.detail)
+
+    def test_in_complain_mode_it_is_reported(self):
+        _, warned = self.found('unconfined', 'complain')
+        self.assertEqual(Result.WARNING, warned.result)
 
     def test_a_helper_that_something_confines(self):
         self.assertEqual(1, len(self.found('virtiofsd (enforce)')))
