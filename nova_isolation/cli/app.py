@@ -42,6 +42,17 @@ _CACHE = cfg.StrOpt(
 _VOLUMES = cfg.StrOpt('nfs_mount_point_base', default='$state_path/mnt')
 
 
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    """Register our options and those of Nova that the commands read.
+
+    :param conf: the configuration they are added to
+    """
+    options.register_opts(conf)
+    conf.register_opts(_NOVA)
+    conf.register_opt(_CACHE, group='image_cache')
+    conf.register_opt(_VOLUMES, group='libvirt')
+
+
 class Application(app.App):
     """The program, with the configuration that its commands read."""
 
@@ -79,10 +90,7 @@ class Application(app.App):
         :param argv: the command and its arguments
         :raises ConfigurationError: when it cannot be read
         """
-        options.register_opts(self.conf)
-        self.conf.register_opts(_NOVA)
-        self.conf.register_opt(_CACHE, group='image_cache')
-        self.conf.register_opt(_VOLUMES, group='libvirt')
+        register_opts(self.conf)
         try:
             self.conf(
                 [],

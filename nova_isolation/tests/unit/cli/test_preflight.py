@@ -23,13 +23,16 @@ from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import needs
 from nova_isolation.apparmor import policy
 from nova_isolation.apparmor import rules
+from nova_isolation.cli import app
 from nova_isolation.cli.findings import Result
+from nova_isolation.cli import host
 from nova_isolation.cli import hostcheck
 from nova_isolation.cli import preflight
 from nova_isolation.cli import usage
 from nova_isolation.conf import isolation
 from nova_isolation import domain
 from nova_isolation import processes
+from nova_isolation.tests.unit import samples
 
 UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 OTHER = '8887d9d3-17f8-4388-8771-fab6312518d6'
@@ -170,6 +173,59 @@ class CompareTest(base.BaseTestCase):
             [(f.result, f.what) for f in found],
         )
         self.assertIn('open now', found[1].detail)
+
+
+class GuestTest(base.BaseTestCase):
+    """A guest that is off, on a host without its files."""
+
+    def setUp(self):
+        super().setUp()
+        self.xml = samples.domain('libvirt-11.3-defined')
+        self.conf = cfg.ConfigOpts()
+        app.register_opts(self.conf)
+        place = self.useFixture(fixtures.TempDir()).path
+        self.conf([])
+        self.conf.set_override('instances_path', place)
+        for name, value in (
+            ('profile_directory', place),
+            ('unknown_device', 'report'),
+        ):
+            self.conf.set_override(name, value, 'isolation')
+            self.addCleanup(self.conf.clear_override, name, 'isolation')
+        self.examination = preflight.Examination(
+            self.conf, place, rules.Dialect(), usage.Recorded()
+        )
+
+    def found(self, xml, *overlaps):
+        definition = host.Definition(UUID, xml, False, None)
+        return [
+            (found.result, f'{found.what}: {found.detail}')
+            for found in self.examination.of(definition, overlaps)
+        ]
+
+    def test_all_that_is_in_its_way_is_named(self):
+        xml = self.xml.replace('<target dev=', '<made-up/><target dev=', 1)
+        (refused, missing), (warned, unknown), (also, other) = self.found(
+            xml, 'the disk of another'
+        )
+        self.assertEqual(
+            (Result.REFUSED, Result.WARNING, Result.REFUSED),
+            (refused, warned, also),
+        )
+        self.assertIn('its next start: ', missing)
+        self.assertIn('<made-up>', unknown)
+        self.assertEqual('not its own: the disk of another', other)
+
+    def test_a_guest_that_is_none_of_nova_s(self):
+        start = self.xml.index('<metadata>')
+        end = self.xml.index('</metadata>')
+        ((result, _),) = self.found(self.xml[:start] + self.xml[end + 11 :])
+        self.assertEqual(Result.NOTE, result)
+
+    def test_a_domain_that_cannot_be_understood(self):
+        ((result, detail),) = self.found('<domain/>')
+        self.assertEqual(Result.REFUSED, result)
+        self.assertIn('uuid', detail)
 
 
 class HelpersTest(base.BaseTestCase):
