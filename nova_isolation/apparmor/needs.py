@@ -41,6 +41,8 @@ LISTENING = (
 # later (monolithic and modular daemon), the one before, and none.
 _LIBVIRT = ('libvirtd', 'virtqemud', '/usr/sbin/libvirtd')
 _UNCONFINED = 'unconfined'
+# The profile that etc/apparmor.d brings for it.
+_VIRTIOFSD = 'libvirt-virtiofsd'
 
 
 def _file(why: str, access: str, *path: str | Glob) -> rules.File:
@@ -283,7 +285,10 @@ def connect_unix() -> list[rules.Rule]:
     :returns: the rules
     """
     why = 'QEMU connects to a process of the host'
-    return [rules.Unix(('connect', 'send', 'receive'), why, _UNCONFINED)]
+    return [
+        rules.Unix(('connect', 'send', 'receive'), why, peer)
+        for peer in (_UNCONFINED, _VIRTIOFSD)
+    ]
 
 
 def spice() -> list[rules.Rule]:

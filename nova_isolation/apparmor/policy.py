@@ -415,21 +415,21 @@ def all_rules(
     found.append(rules.File((policy.emulator,), 'rmix', '<emulator>'))
     for need in policy.needs:
         found += needs.OPTIONAL[need]()
-    if 'swtpm' in policy.needs:
-        # it has the guest's label
-        found.append(
-            rules.Unix(('connect', 'send', 'receive'), '<tpm>', policy.profile)
-        )
+    if {'swtpm', 'connect-unix'} & set(policy.needs):
+        why = "swtpm has the guest's label; a helper is handed QEMU's sockets"
+        own = ('connect', 'send', 'receive')
+        found.append(rules.Unix(own, why, policy.profile))
     found += _state(policy, state_directory)
     if policy.consoles:
         found += _consoles(policy)
     for grant in policy.files:
         path: rules.Path = (grant.path,)
-        if grant.path.startswith('/dev/') and grant.after is None:
-            # some devices libvirt opens and hands over
-            path = ('/', rules.Glob.HANDED_OVER, grant.path[1:])
         if grant.after is not None:
             path = (grant.path, *short_name(policy), grant.after)
+        if grant.path.startswith('/dev/') or grant.access == 'rw':
+            # some devices libvirt opens and hands over; a socket is where
+            # whoever made it sees it
+            path = ('/', rules.Glob.HANDED_OVER, grant.path[1:], *path[1:])
         if grant.tree:
             path = (*path, '/', rules.Glob.TREE)
         found.append(rules.File(path, grant.access, grant.origin))

@@ -171,9 +171,11 @@ and which libvirt starts without the guest's label.
 
 It counts as confined when a profile in enforce mode is attached to the
 program: ``libvirt-virtiofsd``, which is in ``etc/apparmor.d`` of
-nova-isolation's source tree and does for every guest, or one of your own.
-Debian's own ``/etc/apparmor.d/virtiofsd`` gives a name and confines nothing.
-nova-isolation sees that there is such a profile, not what it allows.
+nova-isolation's source tree and does for every guest, or one of your own, best
+under the same name: it is the one that guests, and libvirtd's own profile,
+expect there. Debian's own ``/etc/apparmor.d/virtiofsd`` gives a name and
+confines nothing. nova-isolation sees that there is such a profile, not what it
+allows.
 
 swtpm, which libvirt starts with the guest's label, has to have it with either
 value. Related options: no guest with a share starts unless
