@@ -433,6 +433,48 @@ TEXT = strategies.text(
 )
 
 
+class SurplusTest(PolicyTestCase):
+    """What a profile serves that a policy does not know."""
+
+    ALL = tuple(needs.OPTIONAL)
+    FILES = (
+        DISK,
+        policy.FileGrant('/dev/x', 'rw', '<hostdev> usb'),
+        policy.FileGrant('/i/x', 'rwk', '<disk> vdx; <disk> vdy'),
+        policy.FileGrant('/i/log', 'rw', '<console type=file>'),
+    )
+
+    def surplus(self, profile, **fields):
+        return policy.surplus(profile, dataclasses.replace(POLICY, **fields))
+
+    def test_a_policy_s_own_profile_has_none(self):
+        fields = {'needs': self.ALL, 'files': self.FILES, 'consoles': True}
+        for number in (None, 7):
+            fields['id'] = number
+            self.assertEqual(
+                set(), self.surplus(self.render(**fields), **fields)
+            )
+
+    def test_each_need_that_is_gone(self):
+        profile = self.render(needs=self.ALL)
+        for name, need in needs.OPTIONAL.items():
+            left = tuple(n for n in self.ALL if n != name)
+            self.assertEqual(
+                {rule.origin for rule in need()},
+                self.surplus(profile, needs=left),
+            )
+
+    def test_each_device_that_is_gone(self):
+        profile = self.render(files=self.FILES)
+        for grant in self.FILES[1:3]:
+            left = tuple(g for g in self.FILES if g != grant)
+            self.assertEqual({grant.origin}, self.surplus(profile, files=left))
+
+    def test_what_does_not_come_and_go_is_left_alone(self):
+        profile = self.render(files=self.FILES)
+        self.assertEqual(set(), self.surplus(profile, files=self.FILES[:3]))
+
+
 class HostileTest(PolicyTestCase):
     """Whatever crosses to the privileged side, only such a profile results."""
 
