@@ -38,15 +38,20 @@ class _Notifier:
         with self.changed:
             self.attempts.append(time.monotonic())
             if len(self.attempts) <= self.away:
+                self.changed.notify_all()
                 raise exceptions.NotSent('nobody there')
             self.received.append(entry.payload['number'])
             self.changed.notify_all()
 
     def wait(self, count):
+        return self._wait(self.received, count)
+
+    def wait_for_attempt(self):
+        return self._wait(self.attempts, 1)
+
+    def _wait(self, seen, count):
         with self.changed:
-            return self.changed.wait_for(
-                lambda: len(self.received) >= count, 20
-            )
+            return self.changed.wait_for(lambda: len(seen) >= count, 20)
 
 
 class SenderTestCase(base.BaseTestCase):
@@ -97,7 +102,6 @@ class SenderTestCase(base.BaseTestCase):
             pauses, (0.02, 0.04, 0.08, 0.1, 0.1, 0.1), strict=True
         ):
             self.assertGreaterEqual(pause, least * 0.9)
-        self.assertLess(max(pauses), 1)
 
     def test_one_line_when_it_fails_and_one_when_it_is_back(self):
         self._put(0, 1)
@@ -115,13 +119,12 @@ class SenderTestCase(base.BaseTestCase):
 
     def test_news_go_out_at_once(self):
         notifier = _Notifier()
-        self._start(notifier)
-        time.sleep(0.2)
-        self._put(7)
-        begun = time.monotonic()
-        self.sender.wake()
-        self.assertTrue(notifier.wait(1))
-        self.assertLess(time.monotonic() - begun, sender._POLL / 2)
+        with mock.patch.object(sender, '_POLL', 3600):
+            self._start(notifier)
+            time.sleep(0.2)
+            self._put(7)
+            self.sender.wake()
+            self.assertTrue(notifier.wait(1))
 
     def test_what_nova_compute_left_goes_out_without_a_word(self):
         notifier = _Notifier()
@@ -133,13 +136,17 @@ class SenderTestCase(base.BaseTestCase):
     def test_news_do_not_shorten_the_pause(self):
         self._put(0)
         notifier = _Notifier(away=2)
-        with mock.patch.object(sender, '_FIRST_PAUSE', 0.3):
+        with (
+            mock.patch.object(sender, '_FIRST_PAUSE', 3600),
+            mock.patch.object(sender, '_LONGEST_PAUSE', 3600),
+        ):
             self._start(notifier)
+            self.assertTrue(notifier.wait_for_attempt())
             for _ in range(20):
                 self.sender.wake()
                 time.sleep(0.01)
             self.assertEqual(1, len(notifier.attempts))
-            self.assertTrue(notifier.wait(1))
+            self.sender.stop(10)
 
     def test_a_spool_that_cannot_be_read_is_tried_again(self):
         self._put(0)
