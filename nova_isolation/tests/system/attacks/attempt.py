@@ -41,6 +41,7 @@ class Guest:
     :ivar pty: its console, ``/dev/pts/N``
     :ivar vnc: the port of its VNC server
     :ivar label: AppArmor's label of its QEMU, ``unconfined`` for none
+    :ivar plugged: the block device that was plugged into it, '' for none
     """
 
     uuid: str
@@ -51,6 +52,7 @@ class Guest:
     pty: str
     vnc: int
     label: str
+    plugged: str
 
     @property
     def disk(self) -> str:
@@ -69,6 +71,7 @@ class World:
     :ivar own: the guest whose process is captured
     :ivar neighbour: another tenant's guest
     :ivar base: the image in the cache that is behind both
+    :ivar unplugged: the block device that ``own`` had, and has no longer
     :ivar tcp: port of a TCP listener on 127.0.0.1 and ::1
     :ivar udp: port of a UDP receiver on 127.0.0.1
     :ivar labels: of the stand-ins: ``neighbour`` has the neighbour's,
@@ -79,6 +82,7 @@ class World:
     own: Guest
     neighbour: Guest
     base: str
+    unplugged: str
     tcp: int
     udp: int
     labels: Mapping[str, str | None]
@@ -94,6 +98,7 @@ class World:
             own=self.own,
             neighbour=self.neighbour,
             base=self.base,
+            unplugged=self.unplugged,
             tcp=self.tcp,
             udp=self.udp,
             pid=self.processes,

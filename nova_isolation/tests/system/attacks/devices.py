@@ -22,8 +22,10 @@ from typing import Any
 
 from nova_isolation.tests.system.attacks import actions
 from nova_isolation.tests.system.attacks.actions import Do
+from nova_isolation.tests.system.attacks.actions import Lock
 from nova_isolation.tests.system.attacks.actions import Open
 from nova_isolation.tests.system.attacks.actions import OpenNode
+from nova_isolation.tests.system.attacks.actions import Read
 from nova_isolation.tests.system.attacks.attempt import Attempt
 from nova_isolation.tests.system.attacks.attempt import Why
 from nova_isolation.tests.system.attacks.attempt import World
@@ -116,6 +118,21 @@ TABLE = (
         ('syslog',),
     ),
     Attempt("open a neighbour's console", Open('{neighbour.pty}')),
+    Attempt(
+        "read a neighbour's hot-plugged disk", Read('{neighbour.plugged}')
+    ),
+    Attempt(
+        "open a neighbour's hot-plugged disk for writing",
+        OpenNode('{neighbour.plugged}', block=True),
+    ),
+    Attempt(
+        "lock a neighbour's hot-plugged disk", Lock('{neighbour.plugged}')
+    ),
+    Attempt('read a disk that was unplugged', Read('{unplugged}')),
+    Attempt(
+        'open a disk that was unplugged for writing',
+        OpenNode('{unplugged}', block=True),
+    ),
     Attempt(
         "open a neighbour's disk through io_uring",
         Do(_ring_open, _is_disk),

@@ -52,6 +52,12 @@ TABLE = (
     Attempt("write one's own disk", Write('{own.disk}')),
     Attempt("lock one's own disk", Lock('{own.disk}')),
     Attempt('read the image behind it', Read('{base}')),
+    Attempt("read one's own hot-plugged disk", Read('{own.plugged}')),
+    Attempt(
+        "open one's own hot-plugged disk for writing",
+        OpenNode('{own.plugged}', block=True),
+    ),
+    Attempt("lock one's own hot-plugged disk", Lock('{own.plugged}')),
     Attempt("open one's own console", Open('{own.pty}')),
     Attempt('open a new pseudo terminal', Open('/dev/ptmx')),
     Attempt('throw output away', OpenNode('/dev/null')),

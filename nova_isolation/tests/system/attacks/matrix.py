@@ -13,8 +13,9 @@
 """Does the attempts on the compute node: ``python3 -m …matrix ARGUMENTS``.
 
 ARGUMENTS is a JSON object with the uuids of the guests ``captured`` and
-``neighbour`` and the ``driver``; what was observed goes to standard output as
-JSON, the denials' serials with it, by which a consumer's events are known.
+``neighbour``, the ``driver``, and the device ``unplugged`` that the first one
+lost; what was observed goes to standard output as JSON, the denials' serials
+with it, by which a consumer's events are known.
 """
 
 import dataclasses
@@ -134,7 +135,7 @@ def _seccomp_killed(pid: int) -> bool:
     )
 
 
-def _world(own: Guest, neighbour: Guest) -> World:
+def _world(own: Guest, neighbour: Guest, unplugged: str) -> World:
     tcp, udp = peers.start()
     with open('/run/libvirtd.pid') as f:
         libvirtd = int(f.read())
@@ -152,6 +153,7 @@ def _world(own: Guest, neighbour: Guest) -> World:
         own=own,
         neighbour=neighbour,
         base=f'/var/lib/nova/instances/_base/{base}',
+        unplugged=unplugged,
         tcp=tcp,
         udp=udp,
         labels=stand_ins,
@@ -319,7 +321,7 @@ def main() -> None:
     arguments: dict[str, Any] = json.loads(sys.argv[1])
     own = virsh.guest(arguments['captured'])
     neighbour = virsh.guest(arguments['neighbour'])
-    world = _world(own, neighbour)
+    world = _world(own, neighbour, arguments['unplugged'])
     subject = Subject(world, own.label)
     # of stock libvirt only the result is published
     ours = arguments['driver'] == 'ours'

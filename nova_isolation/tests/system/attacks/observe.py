@@ -67,20 +67,44 @@ def observe() -> model.Part:
             'neighbour', token=cloud.ALICE, config_drive=True, network=True
         )['id']
         captured = cloud.boot('captured', token=cloud.MALLORY)['id']
-        observed = _captured(driver, captured, neighbour, consumer)
+        unplugged = _plug(captured, neighbour)
+        observed = _captured(driver, captured, neighbour, unplugged, consumer)
         observed += next_start.attempts(driver, captured, neighbour, consumer)
         server.shutdown()
     cloud.delete(captured, neighbour)
     return model.Part(os.environ['LAB_IMAGE'], driver, tuple(observed))
 
 
+def _plug(captured: str, neighbour: str) -> str:
+    """Plug a volume into each server, and another one in and out.
+
+    :returns: the device that the captured one has no longer
+    """
+    for server in (neighbour, captured):
+        _succeeds(lablib.attach(server, lablib.create_volume(server)['id']))
+    gone = lablib.create_volume('gone')
+    _succeeds(lablib.attach(captured, gone['id']))
+    _succeeds(lablib.detach(captured, volume=gone['id']))
+    return str(gone['metadata']['device_path'])
+
+
+def _succeeds(failure: str) -> None:
+    if failure:
+        raise RuntimeError(failure)
+
+
 def _captured(
-    driver: str, captured: str, neighbour: str, consumer: cloud.Consumer
+    driver: str,
+    captured: str,
+    neighbour: str,
+    unplugged: str,
+    consumer: cloud.Consumer,
 ) -> list[model.Observation]:
     arguments = {
         'captured': captured,
         'neighbour': neighbour,
         'driver': driver,
+        'unplugged': unplugged,
     }
     module = 'nova_isolation.tests.system.attacks.matrix'
     command = ['python3', '-m', module, json.dumps(arguments)]

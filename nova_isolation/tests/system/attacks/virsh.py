@@ -89,6 +89,7 @@ def guest(uuid: str) -> Guest:
         pty=''.join(re.findall("<source path='(/dev/pts/[0-9]+)'", xml)[:1]),
         vnc=int(re.findall("type='vnc' port='([0-9]+)'", xml)[0]),
         label=captured.label_of(pid),
+        plugged=''.join(re.findall("<source dev='([^']+)'", xml)[:1]),
     )
 
 
@@ -127,6 +128,10 @@ def twin(
         for element in [e for e in parent or () if e.tag in gone]:
             assert parent is not None
             parent.remove(element)
+    # what is plugged is the model's
+    for devices in root.iter('devices'):
+        for disk in devices.findall("disk[@type='block']"):
+            devices.remove(disk)
     # as Nova describes a disk: libvirt follows its header
     for disk in root.iter('disk'):
         for chain in disk.findall('backingStore'):
