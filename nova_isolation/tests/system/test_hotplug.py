@@ -32,13 +32,14 @@ class HotPlugTest(testtools.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.uuid = cloud.boot('plugs', network=True)['id']
-        cls.neighbour = cloud.boot('beside')['id']
+        cls.uuid = cls._boot('plugs', network=True)
+        cls.neighbour = cls._boot('beside')
 
     @classmethod
-    def tearDownClass(cls):
-        cloud.delete(cls.uuid, cls.neighbour)
-        super().tearDownClass()
+    def _boot(cls, name, **more):
+        uuid = cloud.boot(name, **more)['id']
+        cls.addClassCleanup(cloud.delete, uuid)
+        return uuid
 
     # --- what the tests do and look at ------------------------------------
 
