@@ -28,11 +28,11 @@ from tools.runner import streams
 
 SYSTEM_RUNS = 'tools/system-runs.txt'
 
-# The functional tests that need not be repeated under eventlet: those that
-# never touch Nova (the agent runs native threads only), and those of what is
-# decided before anything waits for anything.
-NOT_UNDER_EVENTLET = (
-    r'\.functional\.(agent|audit|violations|virt\.test_(modes|not_covered))\.'
+# The functional tests that are repeated under eventlet: those in which threads
+# wait for each other, or something happens meanwhile.
+UNDER_EVENTLET = (
+    r'\.functional\.virt\.'
+    r'(test_host|test_operations|test_devices\.(AtOnce|Late|Plug)Test)'
 )
 
 # What runs the test modules in the lab; -P, because the runner's own modules
@@ -176,8 +176,7 @@ def functional(context: Context) -> None:
                 context,
                 'eventlet',
                 path,
-                '--exclude-regex',
-                NOT_UNDER_EVENTLET,
+                UNDER_EVENTLET,
                 environ={variable: 'false'},
             ),
         ]
