@@ -278,6 +278,17 @@ def _migrate(uri: str) -> tuple[Qmp, ...]:
 
 # A finished migration stops the guest.
 _STAY: tuple[Qmp, ...] = (('migrate_cancel', {}), ('cont', {}))
+_OVER = ('none', 'completed', 'failed', 'cancelled')
+
+
+def _no_migration(world: World) -> None:
+    """Wait for the end of the migration before: QEMU has one at a time."""
+    limit = time.monotonic() + _WAIT
+    while time.monotonic() < limit:
+        told = _send(world, ('query-migrate', {})).get('return', {})
+        if told.get('status', 'none') in _OVER:
+            return
+        time.sleep(0.05)
 
 
 _BLOCK = (
@@ -882,7 +893,7 @@ _DUMPS = (
         Monitor(
             _migrate('tcp:127.0.0.1:{tcp}'),
             _came('tcp'),
-            None,
+            _no_migration,
             _STAY,
         ),
         why=Why.CONNECT,
@@ -892,18 +903,18 @@ _DUMPS = (
         Monitor(
             _migrate(f'unix:{peers.STREAM}'),
             _came('stream'),
-            None,
+            _no_migration,
             _STAY,
         ),
         why=Why.UNIX,
     ),
     Attempt(
         'QMP: migrate to a file',
-        Monitor(_migrate(f'file:{_NEW}'), _is_new, None, _STAY),
+        Monitor(_migrate(f'file:{_NEW}'), _is_new, _no_migration, _STAY),
     ),
     Attempt(
         'QMP: migrate to a program',
-        Monitor(_migrate(f'exec:touch {_NEW}'), _is_new, None, _STAY),
+        Monitor(_migrate(f'exec:touch {_NEW}'), _is_new, _no_migration, _STAY),
     ),
     Attempt(
         "QMP: dump one's memory to a file",
