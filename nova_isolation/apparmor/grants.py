@@ -190,8 +190,7 @@ class Granting:
         if domain.id is None:
             # only a guest that runs has it
             return None
-        short = domain_module.short_name(domain.id, domain.name)
-        return f'{grant.path}{short}{grant.after}'
+        return grant.whole(domain.id, domain.name)
 
     def _all(self, domain: domain_module.Domain) -> Iterator[Iterable[Grant]]:
         """Give one iterable for each device, so that each can refuse."""

@@ -66,6 +66,18 @@ class FileGrant:
     tree: bool = False
     after: str | None = None
 
+    def whole(self, number: int | None, name: str) -> str:
+        """Tell the path for a guest that runs.
+
+        :param number: libvirt's id of the domain
+        :param name: libvirt's name of it
+        :returns: the whole path
+        """
+        if self.after is None:
+            return self.path
+        short = domain_module.short_name(str(number), name)
+        return f'{self.path}{short}{self.after}'
+
 
 @dataclasses.dataclass(frozen=True)
 class Need:
@@ -454,10 +466,7 @@ def path_of(policy: Policy, grant: FileGrant) -> str:
     :param grant: of the policy
     :returns: the whole path
     """
-    if grant.after is None:
-        return grant.path
-    short = domain_module.short_name(str(policy.id), policy.name)
-    return f'{grant.path}{short}{grant.after}'
+    return grant.whole(policy.id, policy.name)
 
 
 def _state(policy: Policy, directory: str) -> list[rules.Rule]:

@@ -68,6 +68,15 @@ def node(command: str, *, timeout: float = 60) -> str:
     return lablib.guest(command, timeout=timeout, check=True).stdout
 
 
+def configuration() -> list[str]:
+    """Give the arguments that name the compute node's configuration.
+
+    :returns: ``--config-file`` and a path, for each file
+    """
+    files = node('echo /lab/conf/*.conf').split()
+    return [word for path in files for word in ('--config-file', path)]
+
+
 def boot(
     name: str, *, token: str = ALICE, status: str = 'ACTIVE', **more: Any
 ) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from nova_isolation.tests.system import cloud
 
 class CheckHostTest(base.CloudTestCase):
     def check(self, *arguments):
-        files = cloud.node('ls /lab/conf/*.conf').split()
-        given = [word for file in files for word in ('--config-file', file)]
+        given = cloud.configuration()
         return lablib.guest(['/src/tools/check-host.sh', *given, *arguments])
 
     def test_a_sound_host_passes_and_an_attack_is_seen(self):

@@ -27,8 +27,7 @@ def run(command, status=0):
     :param status: the expected exit status
     :returns: what it printed
     """
-    files = cloud.node('echo /lab/conf/*.conf').split()
-    options = ' '.join(f'--config-file {path}' for path in files)
+    options = ' '.join(cloud.configuration())
     ended = lablib.guest(f'nova-isolation {options} {command}', timeout=120)
     assert ended.status == status, ended
     return ended.stdout

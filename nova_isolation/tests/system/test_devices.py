@@ -49,6 +49,7 @@ from nova_isolation.hooks import base
 from nova_isolation import images
 from nova_isolation import privileged
 from nova_isolation import processes
+from nova_isolation.tests import pretender
 
 AUDIT_LOG = pathlib.Path('/share/log/audit.log')
 STATE = '/var/lib/libvirt/qemu'
@@ -267,30 +268,14 @@ class DevicesTest(unittest.TestCase):
     def test_a_virtual_tpm(self):
         self.run_guest('tpm', devices=TPM)
 
-    def pretend(self, *arguments):
-        """Start an unconfined process with this command line.
-
-        :returns: its number
-        """
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                '-c',
-                'import sys; print(flush=True); sys.stdin.read()',
-                *arguments,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self.addCleanup(process.communicate)
-        process.stdout.readline()
-        return str(process.pid)
-
     def test_a_virtual_tpm_that_is_not_confined(self):
         guest = self.start_guest('bare', devices=TPM)
         socket = RUNTIME / 'swtpm' / f'{guest.domain.id}-bare-swtpm.sock'
-        pid = self.pretend('--ctrl', f'type=unixio,path={socket},mode=0600')
-        self.refuse_guest(guest, 'swtpm', pid, 'unconfined', guest.domain.uuid)
+        option = f'type=unixio,path={socket},mode=0600'
+        pid = pretender.start(self, '--ctrl', option).pid
+        self.refuse_guest(
+            guest, 'swtpm', str(pid), 'unconfined', guest.domain.uuid
+        )
 
     def test_a_virtual_tpm_that_is_gone(self):
         guest = self.start_guest('gone', devices=TPM)

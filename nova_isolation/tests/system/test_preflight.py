@@ -29,12 +29,10 @@ def preflight(*arguments, status, user='root'):
     :param status: the expected exit status
     :returns: its rows
     """
-    files = cloud.node('echo /lab/conf/*.conf').split()
-    options = [word for path in files for word in ('--config-file', path)]
     ended = lablib.guest(
         [
             *('setpriv', f'--reuid={user}', f'--regid={user}'),
-            *('--init-groups', 'nova-isolation', *options),
+            *('--init-groups', 'nova-isolation', *cloud.configuration()),
             *('preflight', '-f', 'json', *arguments),
         ],
         timeout=180,

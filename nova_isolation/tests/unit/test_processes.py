@@ -24,6 +24,7 @@ from nova_isolation.domain.devices import Filesystem
 from nova_isolation.domain.devices import Tpm
 from nova_isolation import exceptions
 from nova_isolation import processes
+from nova_isolation.tests import pretender
 
 UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 OTHER = '8887d9d3-17f8-4388-8771-fab6312518d6'
@@ -36,20 +37,7 @@ class ProcessesTestCase(base.BaseTestCase):
         self.directory = self.useFixture(fixtures.TempDir()).path
 
     def start(self, *arguments):
-        """Start what looks like another program by its command line."""
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                '-c',
-                'import sys; print(flush=True); sys.stdin.read()',
-                *arguments,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self.addCleanup(process.communicate)
-        process.stdout.readline()
-        return process
+        return pretender.start(self, *arguments)
 
 
 class ProcessesTest(ProcessesTestCase):

@@ -250,14 +250,17 @@ class PlugTest(DevicesTestCase):
         self.detach_volume_and_wait()
         self.assertEqual(([], []), self.known())
 
-    def test_the_chain_of_a_disk_in_a_file_is_stated(self):
+    def disk_in_a_file(self, sample):
         path = f'{self.directory(self.uuid)}/volume'
         with open(path, 'wb') as f:
-            f.write(samples.image('plain'))
-        device = isolation_fixtures.Device(
+            f.write(samples.image(sample))
+        return path, isolation_fixtures.Device(
             "<disk type='file'><driver type='qcow2'/>"
             f"<source file='{path}'/><target dev='vdx'/></disk>"
         )
+
+    def test_the_chain_of_a_disk_in_a_file_is_stated(self):
+        path, device = self.disk_in_a_file('plain')
         [guest] = self.driver._host.list_guests()
         guest.attach_device(device, persistent=True, live=True)
         for domain in (self.live(), self.defined()):
@@ -293,13 +296,7 @@ class PlugTest(DevicesTestCase):
         self.assertTrue(event.payload['attack'])
 
     def test_a_header_that_names_another_file_is_refused(self):
-        path = f'{self.directory(self.uuid)}/volume'
-        with open(path, 'wb') as f:
-            f.write(samples.image('on-json'))
-        device = isolation_fixtures.Device(
-            "<disk type='file'><driver type='qcow2'/>"
-            f"<source file='{path}'/><target dev='vdx'/></disk>"
-        )
+        _, device = self.disk_in_a_file('on-json')
         [guest] = self.driver._host.list_guests()
         for live in (True, False):
             self.assertRaises(
