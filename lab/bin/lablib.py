@@ -166,7 +166,7 @@ T = typing.TypeVar('T')
 _AT_REST = 5  # seconds in which Nova would have begun what was asked
 # Seconds between two questions about a server: an answer costs nova-api some
 # 40 ms of a processor that the compute node could use.
-_ASKING = 0.25
+_ASKING = 0.5
 
 
 def wait_for(

@@ -202,7 +202,10 @@ def _pool(
 
 
 def system(context: Context) -> None:
-    """A real kernel, in the lab: one machine per core at a time.
+    """A real kernel, in the lab: two machines per core at a time.
+
+    Each waits for something a good part of its time; a third one would gain
+    nothing.
 
     An image that cannot be built is a skip of its runs; it is a failure unless
     it is allowed like any other.
@@ -218,8 +221,8 @@ def system(context: Context) -> None:
         )
         runs = [run for run in runs if run.image != image]
     context.line.run = f'0 of {len(runs)} runs ended'
-    cores = len(os.sched_getaffinity(0))
-    with _pool(context, cores) as pool:
+    machines = 2 * len(os.sched_getaffinity(0))
+    with _pool(context, machines) as pool:
         futures = [pool.submit(_system_run, context, run) for run in runs]
 
         def show_ended(_: object) -> None:

@@ -12,6 +12,9 @@
 
 """What the system tests share."""
 
+from typing import ClassVar
+
+import lablib
 import testtools
 
 from nova_isolation.tests.system import cloud
@@ -38,3 +41,40 @@ class CloudTestCase(testtools.TestCase):
 
     def assert_not_denied(self, uuid):
         self.assertEqual([], [d for d in cloud.denials() if uuid in d])
+
+
+class PairTestCase(CloudTestCase):
+    """A test on two servers, which all such tests of a lab share.
+
+    Starting one is most of what a test costs. What a test did to a server it
+    undoes; one that neither runs nor is off is replaced.
+
+    :cvar statuses: that the test needs, of the first and of the second
+    :ivar first: uuid of one with a config drive and an interface
+    :ivar second: uuid of one without
+    """
+
+    statuses = ('ACTIVE', 'ACTIVE')
+    _shared: ClassVar[dict[str, str]] = {}
+
+    def setUp(self):
+        super().setUp()
+        first, second = self.statuses
+        self.first = self._ready(
+            'first', first, config_drive=True, network=True
+        )
+        self.second = self._ready('second', second)
+
+    def _ready(self, name, wanted, **more):
+        uuid = self._shared.get(name)
+        now = uuid and lablib.server(uuid)['status']
+        if now not in ('ACTIVE', 'SHUTOFF'):
+            if uuid:
+                cloud.delete(uuid)
+            uuid = cloud.boot(name, **more)['id']
+            self._shared[name] = uuid
+            now = 'ACTIVE'
+        if now != wanted:
+            action = 'os-start' if wanted == 'ACTIVE' else 'os-stop'
+            cloud.act(uuid, action, wanted)
+        return uuid

@@ -127,13 +127,13 @@ def act(
 
 
 def failure(uuid: str, action: str, *, timeout: float = 60) -> str:
-    """Wait until an action on a server has failed, and tell why.
+    """Wait until the last action on a server has failed, and tell why.
 
     The API shows a server's fault only while it is in ERROR; the details of
     an action's events it shows always.
 
     :param uuid: of the server
-    :param action: Nova's name of the action: ``start``, ``resume``
+    :param action: Nova's name of that action: ``start``, ``resume``
     :param timeout: seconds
     :returns: the message that a user reads
     """
@@ -141,12 +141,13 @@ def failure(uuid: str, action: str, *, timeout: float = 60) -> str:
 
     def details() -> str:
         _, answer = lablib.call('GET', path)
-        for item in answer['instanceActions']:
-            if item['action'] == action:
-                _, found = lablib.call('GET', f'{path}/{item["request_id"]}')
-                for event in found['instanceAction']['events']:
-                    if event['result'] == 'Error':
-                        return str(event['details'])
+        # the newest comes first
+        last = answer['instanceActions'][0]
+        assert last['action'] == action, last
+        _, found = lablib.call('GET', f'{path}/{last["request_id"]}')
+        for event in found['instanceAction']['events']:
+            if event['result'] == 'Error':
+                return str(event['details'])
         return ''
 
     found: str = lablib.wait_for(f'failure of {action}', details, timeout)
@@ -232,6 +233,14 @@ def widen(uuid: str, rule: str) -> None:
         ]
     )
     assert ended.status == 0, ended
+
+
+def reload(uuid: str) -> None:
+    """Let the kernel hold again what a guest's profile says.
+
+    :param uuid: of the guest
+    """
+    node(f'apparmor_parser -rTK {PROFILES}/libvirt-{uuid}')
 
 
 def qmp(uuid: str, command: str, **arguments: Any) -> str:

@@ -17,17 +17,16 @@ from nova_isolation.tests.system import base
 from nova_isolation.tests.system import cloud
 
 
-class CheckHostTest(base.CloudTestCase):
+class CheckHostTest(base.PairTestCase):
     def check(self, *arguments):
         given = cloud.configuration()
         return lablib.guest(['/src/tools/check-host.sh', *given, *arguments])
 
     def test_a_sound_host_passes_and_an_attack_is_seen(self):
-        guilty, victim = self.boot('guilty'), self.boot('victim')
         done = self.check(
             '--attack',
-            guilty,
-            victim,
+            self.first,
+            self.second,
             '--agent-log',
             '/share/log/nova-isolation-agent.log',
         )
@@ -35,7 +34,8 @@ class CheckHostTest(base.CloudTestCase):
         self.assertIn('2 guests, 0 faults', done.stdout)
 
     def test_a_guest_in_complain_mode_is_found(self):
-        uuid = self.boot('loose')
+        uuid = self.first
+        self.addCleanup(cloud.reload, uuid)
         cloud.node(
             f'sed "s/ flags=(/ flags=(complain, /" '
             f'{cloud.PROFILES}/libvirt-{uuid} > /tmp/loose && '

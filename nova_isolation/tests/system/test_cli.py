@@ -33,9 +33,10 @@ def run(command, status=0):
     return ended.stdout
 
 
-class CommandLineTest(base.CloudTestCase):
+class CommandLineTest(base.PairTestCase):
     def test_matrix(self):
-        guest, neighbour = self.boot('first'), self.boot('second')
+        guest, neighbour = self.first, self.second
+        self.addCleanup(cloud.reload, guest)
         self.assertEqual([], json.loads(run('matrix -f json')))
         self.assertEqual([], json.loads(run('matrix --kernel -f json')))
         # a profile that reaches its neighbour, in the kernel alone
@@ -53,16 +54,16 @@ class CommandLineTest(base.CloudTestCase):
         self.assertEqual([], json.loads(run('matrix -f json')))
 
     def test_profile(self):
-        guest, neighbour = self.boot('third'), self.boot('fourth')
+        guest, neighbour = self.first, self.second
         self.assertEqual(cloud.profile(guest), run(f'profile show {guest}'))
         own = f'{cloud.INSTANCES}/{guest}/disk'
-        told = json.loads(run(f'profile explain third {own} -f json'))
+        told = json.loads(run(f'profile explain first {own} -f json'))
         self.assertEqual('rwk', told['Allowed'])
         self.assertEqual('<disk> vda', told['Origins'])
         self.assertEqual('rw', told['Kernel'])
         other = f'{cloud.INSTANCES}/{neighbour}/disk'
         told = json.loads(
-            run(f'profile explain third {other} -f json', status=1)
+            run(f'profile explain first {other} -f json', status=1)
         )
         self.assertEqual('nothing', told['Allowed'])
         self.assertEqual('nothing', told['Kernel'])

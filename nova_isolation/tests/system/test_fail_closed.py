@@ -64,15 +64,26 @@ class FaultOfOneGuestTest(base.CloudTestCase):
         self.assert_confined(self.boot('faultless'))
 
 
-class FaultAtAnotherStartTest(base.CloudTestCase):
+class FaultAtAnotherStartTest(base.PairTestCase):
     """A guest that ran before, and whose next start is refused."""
 
     def disk(self, uuid):
         path = f'{cloud.INSTANCES}/{uuid}/disk'
         return cloud.node(f'stat -c %a {path}; sha256sum {path}')
 
+    def break_next_start(self, uuid):
+        """Let the hook of these runs do its worst at a guest's next start."""
+        path = f'/run/fault-later-{uuid}'
+
+        def mend():
+            cloud.node(f'rm -f {path}')
+
+        cloud.node(f'touch {path}')
+        self.addCleanup(mend)
+        return mend
+
     def test_a_foreign_profile_is_refused_by_name_and_kept(self):
-        uuid = self.boot('foreign')
+        uuid = self.first
         cloud.act(uuid, 'os-stop', 'SHUTOFF')
         path = f'{cloud.PROFILES}/libvirt-{uuid}'
         cloud.node(f'echo "# by hand" > {path}')
@@ -87,7 +98,7 @@ class FaultAtAnotherStartTest(base.CloudTestCase):
         self.assert_confined(uuid)
 
     def test_a_refused_resume_keeps_the_memory(self):
-        uuid = self.boot('memory')
+        uuid = self.first
         cloud.act(uuid, 'suspend', 'SUSPENDED')
         name = cloud.node(f'virsh -q domname {uuid}').strip()
         saved = f'/var/lib/libvirt/qemu/save/{name}.save'
@@ -104,10 +115,9 @@ class FaultAtAnotherStartTest(base.CloudTestCase):
         self.assert_confined(uuid)
 
     def test_a_resume_refused_after_the_restore_saves_the_memory_again(self):
-        uuid = self.boot('fault-later')
+        uuid = self.first
         cloud.act(uuid, 'suspend', 'SUSPENDED')
-        cloud.node('touch /run/fault-later')
-        self.addCleanup(cloud.node, 'rm -f /run/fault-later')
+        mend = self.break_next_start(uuid)
         lablib.call('POST', f'/servers/{uuid}/action', {'resume': None})
         self.assertIn('(complain)', cloud.failure(uuid, 'resume'))
         cloud.settle(uuid, 'SUSPENDED')
@@ -115,12 +125,12 @@ class FaultAtAnotherStartTest(base.CloudTestCase):
         self.assertIn(
             'yes', cloud.node(f'virsh -q dominfo {uuid} | grep -i managed')
         )
-        cloud.node('rm /run/fault-later')
+        mend()
         cloud.act(uuid, 'resume', 'ACTIVE')
         self.assert_confined(uuid)
 
     def test_a_paused_guest_that_lost_its_profile_stays_paused(self):
-        uuid = self.boot('paused')
+        uuid = self.second
         cloud.act(uuid, 'pause', 'PAUSED')
         cloud.node(
             f'printf libvirt-{uuid} > /sys/kernel/security/apparmor/.remove'
@@ -130,9 +140,8 @@ class FaultAtAnotherStartTest(base.CloudTestCase):
         self.assertIn('paused', cloud.node(f'virsh -q domstate {uuid}'))
 
     def test_a_refused_hard_reboot_and_rescue_keep_the_disk(self):
-        uuid = self.boot('fault-later')
-        cloud.node('touch /run/fault-later')
-        self.addCleanup(cloud.node, 'rm -f /run/fault-later')
+        uuid = self.second
+        mend = self.break_next_start(uuid)
         disk = self.disk(uuid)
         bodies: tuple[dict[str, Any], ...] = (
             {'reboot': {'type': 'HARD'}},
@@ -152,23 +161,31 @@ class FaultAtAnotherStartTest(base.CloudTestCase):
             )
             reset = {'os-resetState': {'state': 'active'}}
             lablib.call('POST', f'/servers/{uuid}/action', reset)
-        cloud.node('rm /run/fault-later')
+        mend()
         cloud.act(uuid, {'reboot': {'type': 'HARD'}}, 'ACTIVE')
         self.assert_confined(uuid)
 
 
-class HostileHeaderTest(base.CloudTestCase):
+class HostileHeaderTest(base.PairTestCase):
     """A captured QEMU rewrites the header of its own overlay."""
+
+    statuses = ('SHUTOFF', 'SHUTOFF')
 
     def setUp(self):
         super().setUp()
-        self.guilty = self.boot('guilty')
+        self.guilty, self.victim = self.first, self.second
         self.disk = f'{cloud.INSTANCES}/{self.guilty}/disk'
         self.own = cloud.node(
             f'qemu-img info -U --output json {self.disk} | '
             'python3 -c "import json, sys; '
             "print(json.load(sys.stdin)['full-backing-filename'])\""
         ).strip()
+        # what the header holds, as libvirt and Nova left it
+        copy = f'/run/header-{self.guilty}'
+        cloud.node(f'dd if={self.disk} of={copy} bs=64k count=1')
+        self.addCleanup(
+            cloud.node, f'dd if={copy} of={self.disk} conv=notrunc'
+        )
 
     def name(self, target):
         """Let the header name another backing file."""
@@ -196,10 +213,7 @@ class HostileHeaderTest(base.CloudTestCase):
         cloud.settle(self.guilty, 'SHUTOFF')
 
     def test_a_neighbours_disk_is_not_opened(self):
-        victim = self.boot('victim')
-        cloud.act(victim, 'os-stop', 'SHUTOFF')
-        target = f'{cloud.INSTANCES}/{victim}/disk'
-        cloud.act(self.guilty, 'os-stop', 'SHUTOFF')
+        target = f'{cloud.INSTANCES}/{self.victim}/disk'
         before = self.state_of(target)
         self.name(target)
         self.assert_refused(target)
@@ -208,19 +222,18 @@ class HostileHeaderTest(base.CloudTestCase):
         self.name(self.own)
         cloud.act(self.guilty, 'os-start', 'ACTIVE')
         self.assert_confined(self.guilty)
+        cloud.act(self.guilty, 'os-stop', 'SHUTOFF')
 
     def test_another_image_of_the_cache_is_not_opened(self):
         target = f'{cloud.INSTANCES}/_base/{"5" * 40}'
         cloud.node(f'echo secret > {target}; chmod 644 {target}')
         self.addCleanup(cloud.node, f'rm {target}')
-        cloud.act(self.guilty, 'os-stop', 'SHUTOFF')
         before = self.state_of(target)
         self.name(target)
         self.assert_refused(target)
         self.assertEqual(before, self.state_of(target))
 
     def test_an_external_data_file_is_not_opened(self):
-        cloud.act(self.guilty, 'os-stop', 'SHUTOFF')
         # the bit of the incompatible features that announces one
         cloud.node(
             f"printf '\\004' | dd of={self.disk} bs=1 seek=79 conv=notrunc"
@@ -228,9 +241,7 @@ class HostileHeaderTest(base.CloudTestCase):
         self.assert_refused('external data file')
 
     def test_libvirt_opens_the_chain_of_the_domain_also_without_us(self):
-        victim = self.boot('victim')
-        target = f'{cloud.INSTANCES}/{victim}/disk'
-        cloud.act(self.guilty, 'os-stop', 'SHUTOFF')
+        target = f'{cloud.INSTANCES}/{self.victim}/disk'
         before = cloud.node(f'stat -c "%u %g %a" {target}')
         self.name(target)
         # its profile names the id and the terminal of the start before
@@ -246,7 +257,7 @@ class HostileHeaderTest(base.CloudTestCase):
         self.assertEqual(before, cloud.node(f'stat -c "%u %g %a" {target}'))
 
 
-class SeparationTest(base.CloudTestCase):
+class SeparationTest(base.PairTestCase):
     """Nothing of one guest is another's, by any name and any profile."""
 
     def refused(self, uuid, *words):
@@ -258,7 +269,7 @@ class SeparationTest(base.CloudTestCase):
         cloud.settle(uuid, 'SHUTOFF')
 
     def test_a_hard_link_to_a_neighbours_disk(self):
-        guilty, victim = self.boot('guilty'), self.boot('victim')
+        guilty, victim = self.first, self.second
         disk = f'{cloud.INSTANCES}/{guilty}/disk'
         target = f'{cloud.INSTANCES}/{victim}/disk'
         cloud.act(guilty, 'os-stop', 'SHUTOFF')
@@ -274,7 +285,7 @@ class SeparationTest(base.CloudTestCase):
         self.assert_confined(guilty)
 
     def test_a_neighbour_whose_profile_reaches_this_guest(self):
-        neighbour, guest = self.boot('neighbour'), self.boot('guest')
+        neighbour, guest = self.first, self.second
         cloud.act(guest, 'os-stop', 'SHUTOFF')
         # not by its file, which is as it was: in the kernel alone
         cloud.widen(neighbour, f'{cloud.INSTANCES}/*/disk rw,')
@@ -284,9 +295,7 @@ class SeparationTest(base.CloudTestCase):
             f'{cloud.INSTANCES}/{guest}/disk',
             f'guest {guest}',
         )
-        cloud.node(
-            f'apparmor_parser -rTK {cloud.PROFILES}/libvirt-{neighbour}'
-        )
+        cloud.reload(neighbour)
         cloud.act(guest, 'os-start', 'ACTIVE')
         self.assert_confined(guest)
 
@@ -313,6 +322,21 @@ class FaultOfTheHostTest(base.CloudTestCase):
 
         lablib.wait_for('enabled again', steadily, 90, 0.5)
 
+    def refused_late(self):
+        """Let a spawn arrive although the service is disabled."""
+        service = self.service()['id']
+        for _ in range(5):
+            # The scheduler is asked to look away, until the periodic task
+            # disables the service again.
+            enabled = {'status': 'enabled'}
+            lablib.call('PUT', f'/os-services/{service}', enabled)
+            uuid = cloud.boot('late', status='ERROR')['id']
+            self.addCleanup(cloud.delete, uuid)
+            message = lablib.server(uuid)['fault']['message']
+            if 'No valid host' not in message:
+                return uuid
+        self.fail(message)
+
     def broken_and_mended(self, cause, break_it, mend_it):
         mended: list[Any] = []
 
@@ -332,11 +356,7 @@ class FaultOfTheHostTest(base.CloudTestCase):
             90,
         )
         self.assertTrue(reason.startswith('AUTO: isolation: '), reason)
-        # A spawn that still arrives: the scheduler is asked to look away.
-        service = self.service()['id']
-        lablib.call('PUT', f'/os-services/{service}', {'status': 'enabled'})
-        uuid = cloud.boot('late', status='ERROR')['id']
-        self.addCleanup(cloud.delete, uuid)
+        uuid = self.refused_late()
         self.assertIn(cause, lablib.server(uuid)['fault']['message'])
         self.assert_no_process(uuid)
         self.assert_nothing_left(uuid)

@@ -47,13 +47,13 @@ def configure(text: str) -> str:
     return f'printf "[isolation]\\n{text}\\n" > {CONFIGURATION}'
 
 
-class ModesTest(base.CloudTestCase):
+class ModesTest(base.PairTestCase):
     def setUp(self):
         super().setUp()
         self.addCleanup(restart, f'rm -f {CONFIGURATION}')
 
     def test_a_guest_follows_the_mode_at_its_next_start(self):
-        guest, victim = self.boot('follows'), self.boot('untouched')
+        guest, victim = self.first, self.second
         disk = f'{cloud.INSTANCES}/{victim}/disk'
         before = cloud.profile(guest)
 

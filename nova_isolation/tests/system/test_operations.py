@@ -20,9 +20,9 @@ from nova_isolation.tests.system import base
 from nova_isolation.tests.system import cloud
 
 
-class OperationsTest(base.CloudTestCase):
+class OperationsTest(base.PairTestCase):
     def test_the_life_of_a_guest(self):
-        uuid = self.boot('life', config_drive=True, network=True)
+        uuid = self.first
         self.assert_confined(uuid)
         for action, status in (
             ('suspend', 'SUSPENDED'),
@@ -46,7 +46,7 @@ class OperationsTest(base.CloudTestCase):
         self.assert_not_denied(uuid)
 
     def test_the_guest_has_what_its_profile_grants(self):
-        uuid = self.boot('devices', config_drive=True, network=True)
+        uuid = self.first
         xml = cloud.domain_xml(uuid)
         for device in (
             "<interface type='ethernet'>",
@@ -75,18 +75,21 @@ class OperationsTest(base.CloudTestCase):
         self.assert_not_denied(uuid)
 
     def test_only_this_guests_console_is_open_once_it_runs(self):
-        first, second = self.boot('console1'), self.boot('console2')
-        pty = cloud.console(second)
-        self.assertNotIn('/dev/pts/{', cloud.profile(first))
-        answer = cloud.open_console(first, pty)
+        pty = cloud.console(self.first)
+        self.assertNotIn('/dev/pts/{', cloud.profile(self.second))
+        answer = cloud.open_console(self.second, pty)
         self.assertNotIn('"return"', answer)
         self.assertTrue(
-            [d for d in cloud.denials() if first in d and f'"{pty}"' in d],
+            [
+                d
+                for d in cloud.denials()
+                if self.second in d and f'"{pty}"' in d
+            ],
             answer,
         )
 
     def test_a_stock_profile_left_by_libvirt_is_replaced(self):
-        uuid = self.boot('stock')
+        uuid = self.second
         cloud.act(uuid, 'os-stop', 'SHUTOFF')
         cloud.node(
             f'sed s/LIBVIRT_TEMPLATE/libvirt-{uuid}/ '
@@ -98,9 +101,9 @@ class OperationsTest(base.CloudTestCase):
         self.assertNotIn('.files', cloud.profile(uuid))
 
 
-class RefusedOperationsTest(base.CloudTestCase):
+class RefusedOperationsTest(base.PairTestCase):
     def test_what_is_not_covered_is_refused_by_name_and_changes_nothing(self):
-        uuid = self.boot('narrow')
+        uuid = self.first
         before = cloud.profile(uuid)
         pids = cloud.qemu_pids(uuid)
         with cloud.Consumer() as consumer:

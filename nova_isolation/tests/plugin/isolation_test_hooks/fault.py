@@ -39,8 +39,8 @@ class Fault(base.Hook):
         self._strike(guest, 'fault-unconfined', privileged.unload)
         self._strike(guest, 'fault-stock', privileged.load_stock)
         # at a later start than the first, when the test says so
-        if os.path.exists(f'/run/{guest.domain.instance.name}'):
-            self._strike(guest, 'fault-later', privileged.complain)
+        if os.path.exists(f'/run/fault-later-{guest.domain.uuid}'):
+            privileged.complain(guest.domain.uuid)
 
     def _strike(self, guest, name, how) -> None:
         if guest.domain.instance.name == name:
