@@ -20,9 +20,12 @@ directory: never text that it was given. Its own configuration, the parser's
 path among it, is read from root's files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
+import errno
 import functools
+import hashlib
 import os
 import secrets
 import stat
@@ -49,6 +52,29 @@ CONF = cfg.CONF
 #: Seconds after which a call is given up, whatever the daemon does.
 TIMEOUT = 120
 
+#: Of what was written: the SHA-256 of the profile's text, and what the kernel
+#: shows of the policy that it compiled to, see :func:`kernel.digests`.
+Written = tuple[str, dict[str, str]]
+
+_KERNEL = '/sys/kernel/security/apparmor'
+# What the kernel means by these, as apparmor_parser tells it, and the way out.
+_UNDERSTOOD = 'run the apparmor of the distribution that the kernel is of'
+_REFUSALS = {
+    errno.EACCES: 'no policy may be loaded any more, or not by this process: '
+    'see whether /sys/module/apparmor/parameters/lock_policy is Y, and '
+    'whether what runs nova-compute is confined itself',
+    errno.EPERM: 'the privileged helper lacks CAP_MAC_ADMIN: see what runs it',
+    errno.ENOENT: 'the kernel takes no policy: see whether AppArmor is '
+    'enabled and securityfs mounted',
+    errno.EEXIST: 'another profile of that name may not be replaced: see '
+    'aa-status',
+    errno.EPROTO: f'it does not understand the policy: {_UNDERSTOOD}',
+    errno.EPROTONOSUPPORT: 'it does not support the version of the policy: '
+    f'{_UNDERSTOOD}',
+    errno.EBADMSG: f'the signature of the policy is wrong: {_UNDERSTOOD}',
+    errno.ENOMEM: 'the host is short of memory: free some',
+}
+
 context = priv_context.PrivContext(
     'nova_isolation',
     cfg_section='nova_isolation_privileged',
@@ -63,13 +89,21 @@ context = priv_context.PrivContext(
 
 
 @context.entrypoint_with_timeout(TIMEOUT)
-def probe() -> None:
+def probe(anew: bool) -> None:
     """Check that this daemon can do its work.
 
+    :param anew: whether to run the parser also when this very program has
+        compiled something before
     :raises HostFault: naming what is missing: the parser, the directory
     """
     _directory()
-    _parser().check()
+    parser = _parser()
+    if anew:
+        parser.check()
+    try:
+        _dialect(parser)
+    except exceptions.ParserHangs as e:
+        raise exceptions.HostFault(e.message) from e
 
 
 @context.entrypoint_with_timeout(TIMEOUT)
@@ -83,11 +117,11 @@ def check_profile(policy: dict[str, object]) -> None:
     :raises ForeignProfile: when a file of somebody else's stands in its place
     :raises HostFault: when the parser cannot be run
     """
-    _write(policy_module.from_wire(policy), install=False, load=False)
+    _make(policy)
 
 
 @context.entrypoint_with_timeout(TIMEOUT)
-def write_profile(policy: dict[str, object], load: bool) -> None:
+def write_profile(policy: dict[str, object]) -> Written:
     """Write a guest's profile in place of the one that is there.
 
     The file is complete or the old one is: it is compiled under another name,
@@ -95,13 +129,48 @@ def write_profile(policy: dict[str, object], load: bool) -> None:
 
     :param policy: what :meth:`nova_isolation.apparmor.policy.Policy.to_wire`
         gives
-    :param load: whether to replace the policy in the kernel as well
+    :returns: digests of what was written
     :raises InvalidPolicy: when a value may not stand in a profile
-    :raises ProfileRejected: when it does not compile or load
+    :raises ProfileRejected: when it does not compile
     :raises ForeignProfile: when a file of somebody else's stands in its place
     :raises HostFault: when the parser cannot be run
     """
-    _write(policy_module.from_wire(policy), install=True, load=load is True)
+    return _make(policy, _install)
+
+
+@context.entrypoint_with_timeout(TIMEOUT)
+def widen_profile(policy: dict[str, object]) -> Written:
+    """Write and load the profile of a running guest that gets a right.
+
+    Whatever ends this in between, the file has all that the kernel grants:
+    what is too much can be seen there.
+
+    :param policy: what :meth:`nova_isolation.apparmor.policy.Policy.to_wire`
+        gives
+    :returns: digests of what was written and loaded
+    :raises InvalidPolicy: when a value may not stand in a profile
+    :raises ProfileRejected: when it does not compile, or the kernel refuses it
+    :raises ForeignProfile: when a file of somebody else's stands in its place
+    :raises HostFault: when the parser cannot be run
+    """
+    return _make(policy, _install, _load)
+
+
+@context.entrypoint_with_timeout(TIMEOUT)
+def narrow_profile(policy: dict[str, object]) -> Written:
+    """Load and write the profile of a running guest that loses a right.
+
+    In this order for the reason of the other one, see :func:`widen_profile`.
+
+    :param policy: what :meth:`nova_isolation.apparmor.policy.Policy.to_wire`
+        gives
+    :returns: digests of what was loaded and written
+    :raises InvalidPolicy: when a value may not stand in a profile
+    :raises ProfileRejected: when it does not compile, or the kernel refuses it
+    :raises ForeignProfile: when a file of somebody else's stands in its place
+    :raises HostFault: when the parser cannot be run
+    """
+    return _make(policy, _load, _install)
 
 
 @context.entrypoint_with_timeout(TIMEOUT)
@@ -161,7 +230,7 @@ def _directory() -> str:
 def _dialect(parser: parser_module.Parser) -> rules.Dialect:
     status = os.stat(parser.path)
     return _dialect_of(
-        parser, status.st_dev, status.st_ino, status.st_mtime_ns
+        parser, status.st_dev, status.st_ino, status.st_ctime_ns
     )
 
 
@@ -183,7 +252,7 @@ def _abi(directory: str) -> str:
         except FileNotFoundError:
             pass
         with _draft(path, text) as draft:
-            _install(draft, path)
+            _rename(draft, path)
     return path
 
 
@@ -201,7 +270,7 @@ def _draft(path: str, text: str) -> Iterator[str]:
             os.unlink(draft)
 
 
-def _install(draft: str, path: str) -> None:
+def _rename(draft: str, path: str) -> None:
     os.rename(draft, path)
     _sync_directory(os.path.dirname(path))
 
@@ -226,7 +295,23 @@ def _check_roots(path: str, what: str, package: str, option: str) -> None:
         )
 
 
-def _write(policy: policy_module.Policy, *, install: bool, load: bool) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """A profile that was made.
+
+    :ivar path: where it belongs
+    :ivar draft: where it is
+    :ivar compiled: the policy as the kernel takes it
+    """
+
+    path: str
+    draft: str
+    compiled: bytes
+
+
+def _make(data: object, *steps: Callable[[_Made], None]) -> Written:
+    """Render and compile a profile, once, and do with it what is asked for."""
+    policy = policy_module.from_wire(data)
     parser = _parser()
     directory = _directory()
     text = policy_module.render(
@@ -240,11 +325,37 @@ def _write(policy: policy_module.Policy, *, install: bool, load: bool) -> None:
     with lockutils.lock(policy.profile):
         profiles.writer(path)
         with _draft(path, text) as draft:
-            parser.compile(draft)
-            if install:
-                _install(draft, path)
-        if load:
-            parser.load(path)
+            made = _Made(path, draft, parser.compile(draft))
+            for step in steps:
+                step(made)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return digest, kernel.digests(made.compiled)
+
+
+def _install(made: _Made) -> None:
+    _rename(made.draft, made.path)
+
+
+def _load(made: _Made) -> None:
+    """Have the kernel take just what was compiled.
+
+    As apparmor_parser -r would, which compiles first.
+    """
+    name, policy = os.path.basename(made.path), made.compiled
+    try:
+        # one write: the kernel takes each for a policy of its own
+        with open(f'{_KERNEL}/.replace', 'wb', buffering=0) as f:
+            taken = f.write(policy)
+    except OSError as e:
+        raise exceptions.ProfileRejected(
+            f'the kernel does not take the profile {name}: '
+            f'{e.strerror}: {_REFUSALS.get(e.errno or 0, "see its log")}'
+        ) from e
+    if taken != len(policy):
+        raise exceptions.ProfileRejected(
+            f'the kernel took {taken} of the {len(policy)} bytes of the '
+            f'profile {name}: see its log'
+        )
 
 
 def _write_synced(path: str, text: str) -> None:
@@ -270,5 +381,5 @@ def _sync_directory(path: str) -> None:
 def _unload(name: str) -> None:
     # The kernel's own file takes a profile's name, as apparmor_parser -R
     # writes it there; the parser would need a file that holds such a profile.
-    with open('/sys/kernel/security/apparmor/.remove', 'wb') as f:
+    with open(f'{_KERNEL}/.remove', 'wb') as f:
         f.write(name.encode())

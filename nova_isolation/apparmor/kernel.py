@@ -16,6 +16,7 @@ Sources: the kernel's ``security/apparmor/apparmorfs.c`` (the policy tree below
 securityfs) and ``procattr.c`` (the labels of processes).
 """
 
+from collections.abc import Mapping
 import errno
 import hashlib
 import os
@@ -62,11 +63,20 @@ def check_enabled() -> None:
         )
 
 
-def holds(profile: str, compiled: bytes) -> bool:
+def digests(policy: bytes) -> dict[str, str]:
+    """Compute what the kernel would show of a policy that it was given.
+
+    :param policy: what the parser made of a profile
+    :returns: {algorithm: hexadecimal digest}, of each that a kernel may show
+    """
+    return {a: hashlib.new(a, policy).hexdigest() for a in _ALGORITHMS}
+
+
+def holds(profile: str, expected: Mapping[str, str]) -> bool:
     """Tell whether the kernel holds just this policy under this name.
 
     :param profile: the profile's name, without metacharacters
-    :param compiled: what the parser made of the profile's file
+    :param expected: :func:`digests` of the policy
     :returns: whether the kernel's own digest of what was loaded is equal
     :raises HostFault: when the kernel shows no digest of a loaded policy
     """
@@ -80,7 +90,7 @@ def holds(profile: str, compiled: bytes) -> bool:
                 digest = f.read().strip()
         except FileNotFoundError:
             continue
-        return digest == hashlib.new(algorithm, compiled).hexdigest()
+        return digest == expected[algorithm]
     raise exceptions.HostFault(
         f'the kernel shows no digest of the policy {profile}: it needs '
         'CONFIG_SECURITY_APPARMOR_HASH and apparmor.export_binary=1'

@@ -52,16 +52,6 @@ class Parser:
         # -Q: do not load; -T: not from the cache; -S: to standard output
         return self._run(['-QTS', profile])
 
-    def load(self, profile: str) -> None:
-        """Load a profile into the kernel, or replace it there.
-
-        :param profile: path of the profile's file
-        :raises ProfileRejected: when it does not compile or the kernel
-            refuses it
-        :raises HostFault: when the parser cannot be run
-        """
-        self._run(['-rTK', profile])
-
     def check(self) -> None:
         """Check that this parser compiles anything.
 

@@ -12,6 +12,7 @@
 
 """The AppArmor hook: a profile of its own for each guest, and its proof."""
 
+import hashlib
 import os
 
 from lxml import etree
@@ -46,6 +47,8 @@ class AppArmorHook(base.Hook):
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         super().__init__(conf)
         self._register = neighbours.Register()
+        # of each guest what was last written for it, see _is_held()
+        self._written: dict[str, privileged.Written] = {}
 
     @property
     def _complain(self) -> bool:
@@ -69,7 +72,8 @@ class AppArmorHook(base.Hook):
                 'restart it'
             )
         try:
-            privileged.probe()
+            # a start compiles the guest's profile, before anything of it runs
+            privileged.probe(anew=not host.starting)
         except exceptions.IsolationError:
             raise
         except Exception as e:
@@ -106,18 +110,22 @@ class AppArmorHook(base.Hook):
 
     def forget(self, uuid: str) -> None:
         self._register.drop(uuid)
+        self._written.pop(uuid, None)
 
     def judge(self, guest: base.Guest) -> None:
         privileged.check_profile(self.policy(guest).to_wire())
 
     def prepare(self, guest: base.Guest) -> None:
-        self._give(guest, load=False)
+        policy = self._admit(guest)
+        self._written[policy.uuid] = privileged.write_profile(policy.to_wire())
 
     def widen(self, guest: base.Guest) -> None:
+        policy = self._admit(guest)
         # libvirt would load it, too, but hides whether it could
-        self._give(guest, load=True)
+        self._written[policy.uuid] = privileged.widen_profile(policy.to_wire())
 
-    def _give(self, guest: base.Guest, *, load: bool) -> None:
+    def _admit(self, guest: base.Guest) -> policy_module.Policy:
+        """Compute what a guest may get, if it may have what it has."""
         check_stated(guest.domain)
         if guest.domain.unknown:
             LOG.warning(
@@ -128,7 +136,7 @@ class AppArmorHook(base.Hook):
             )
         policy = self.policy(guest)
         self._compare(guest.domain)
-        privileged.write_profile(policy.to_wire(), load=load)
+        return policy
 
     def _compare(self, domain: domain_module.Domain) -> None:
         """Compare what a guest has with what all others have."""
@@ -156,7 +164,8 @@ class AppArmorHook(base.Hook):
         LOG.warning('isolation: %s', reason)
 
     def narrow(self, guest: base.Guest) -> None:
-        privileged.write_profile(self.policy(guest).to_wire(), load=True)
+        wire = self.policy(guest).to_wire()
+        self._written[guest.domain.uuid] = privileged.narrow_profile(wire)
 
     def exceeds(self, guest: base.Guest) -> bool:
         with open(self._path(guest.domain.uuid), encoding='utf-8') as f:
@@ -186,11 +195,8 @@ class AppArmorHook(base.Hook):
             options.libvirt_runtime_directory,
             lenient=self._complain or options.unconfined_helpers == 'report',
         )
-        parser = parser_module.Parser(
-            options.apparmor_parser, options.parser_timeout
-        )
         path = self._path(domain.uuid)
-        if not kernel.holds(profile, parser.compile(path)):
+        if not self._is_held(domain.uuid):
             raise exceptions.NotConfined(
                 f'the kernel holds another policy under {profile} than '
                 f'{path} compiles to'
@@ -209,6 +215,24 @@ class AppArmorHook(base.Hook):
             expected,
             path,
         )
+
+    def _is_held(self, uuid: str) -> bool:
+        """Tell whether the kernel holds just what a guest's file compiles to.
+
+        What the file compiles to is known without compiling it as long as its
+        text is the one that was compiled when it was written, and the kernel
+        holds what came out then. When one of both is not so (another parser
+        has loaded it since, or somebody else), the parser decides.
+        """
+        options = self.conf.isolation
+        profile, path = policy_module.profile_name(uuid), self._path(uuid)
+        text, policy = self._written.get(uuid, ('', {}))
+        if text == _digest(path) and kernel.holds(profile, policy):
+            return True
+        parser = parser_module.Parser(
+            options.apparmor_parser, options.parser_timeout
+        )
+        return kernel.holds(profile, kernel.digests(parser.compile(path)))
 
     def _ask_kernel(self, guest: base.Guest) -> None:
         """Have the kernel itself say that no guest reaches another's.
@@ -267,6 +291,7 @@ class AppArmorHook(base.Hook):
             return False
 
     def release(self, uuid: str) -> None:
+        self._written.pop(uuid, None)
         loaded = kernel.is_loaded(policy_module.profile_name(uuid))
         if not loaded and not os.path.lexists(self._path(uuid)):
             return
@@ -298,6 +323,14 @@ class AppArmorHook(base.Hook):
             grants.Places.configured(options),
             connections=options.unix_connections == 'allow',
         )
+
+
+def _digest(path: str) -> str | None:
+    try:
+        with open(path, 'rb') as f:
+            return hashlib.file_digest(f, 'sha256').hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def check_stated(domain: domain_module.Domain) -> None:

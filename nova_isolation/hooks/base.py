@@ -46,9 +46,11 @@ class Host:
     """What a hook may need to know of the host.
 
     :ivar capabilities: libvirt's capabilities, read now, as XML
+    :ivar starting: whether ``judge`` or ``prepare`` of a guest follows
     """
 
     capabilities: str
+    starting: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,8 @@ class Hook(abc.ABC):
     def check_host(self, host: Host) -> None:
         """Check that this host can confine guests at all.
 
-        Called when the service starts, periodically, and before each start.
+        Called when the service starts, periodically, and before each start;
+        then it need not look for what the guest's own verbs will find.
 
         :param host: what may be needed to tell
         :raises HostFault: when it cannot, naming the cause and the way out

@@ -174,7 +174,8 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         """
         if not self._isolation.active:
             return
-        self._isolation.check_host(self._host.get_connection())
+        connection = self._host.get_connection()
+        self._isolation.check_host(connection, starting=True)
         try:
             guest = (
                 self._isolation.guest(xml)
@@ -206,6 +207,10 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         except exceptions.NotCovered:
             if guest.is_active():
                 raise
+        else:
+            return
+        # no profile was compiled: that of the new domain will be
+        self._isolation.check_host(self._host.get_connection())
 
     def spawn(
         self,

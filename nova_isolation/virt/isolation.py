@@ -43,7 +43,7 @@ from nova_isolation.virt import turns
 LOG = logging.getLogger(__name__)
 
 # Seconds for which a host that was found in order is not looked at again by
-# the next start: a burst of starts does not run the probe each time.
+# the next start: a burst of starts does not ask libvirtd each time.
 _TRUSTED = 5.0
 
 
@@ -87,10 +87,13 @@ class Isolation:
         """Whether guests are confined by the hooks at all."""
         return bool(self.mode != 'off')
 
-    def check_host(self, connection: libvirt.virConnect) -> None:
+    def check_host(
+        self, connection: libvirt.virConnect, *, starting: bool = False
+    ) -> None:
         """Check that this host can confine guests.
 
         :param connection: to libvirtd
+        :param starting: whether a guest is judged or prepared next
         :raises HostFault: when it cannot, with the cause and the way out
         """
         self._sound_until = 0.0
@@ -98,7 +101,7 @@ class Isolation:
             capabilities = connection.getCapabilities()
         except libvirt.libvirtError as e:
             raise exceptions.HostFault(f'libvirtd does not answer: {e}') from e
-        self.hooks.check_host(base.Host(capabilities))
+        self.hooks.check_host(base.Host(capabilities, starting))
         self._sound_until = time.monotonic() + _TRUSTED
 
     def require_host(self, connection: libvirt.virConnect) -> None:
@@ -108,7 +111,7 @@ class Isolation:
         :raises HostFault: when it cannot confine guests
         """
         if time.monotonic() >= self._sound_until:
-            self.check_host(connection)
+            self.check_host(connection, starting=True)
 
     def define(self, xml: str, before: str | None = None) -> str:
         """Complete the XML of a domain that Nova is about to define.

@@ -16,6 +16,7 @@ need no libvirt.
 
 from collections.abc import Sequence
 import os
+import subprocess
 import tempfile
 
 from nova_isolation.apparmor import abi
@@ -43,6 +44,8 @@ def load(policy: policy_module.Policy, monitors: Sequence[str] = ()) -> str:
     with tempfile.NamedTemporaryFile('w') as f:
         f.write(text)
         f.flush()
-        PARSER.load(f.name)
-        assert kernel.holds(policy.profile, PARSER.compile(f.name)), text
+        # as libvirt does it
+        subprocess.run([PARSER.path, '-rTK', f.name], check=True)
+        compiled = kernel.digests(PARSER.compile(f.name))
+        assert kernel.holds(policy.profile, compiled), text
     return policy.profile

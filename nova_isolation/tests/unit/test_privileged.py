@@ -16,11 +16,14 @@ The functions run here as in the daemon, with the real parser; only what needs
 the kernel is stood in for.
 """
 
+import errno
+import hashlib
 import os
 import pathlib
 import stat
 import subprocess
 import sys
+import types
 from unittest import mock
 
 import ddt
@@ -31,6 +34,7 @@ from oslo_privsep import capabilities
 from oslotest import base
 
 from nova_isolation.apparmor import abi
+from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import parser
 from nova_isolation.apparmor import policy
 from nova_isolation.conf import isolation as options
@@ -86,9 +90,16 @@ class PrivilegedTestCase(base.BaseTestCase):
             state_directory='/var/lib/libvirt/qemu',
         )
 
-    def write(self, load=False, **changes):
-        data = {**self.policy.to_wire(), **changes}
-        privileged.write_profile(data, load)
+        self.kernel = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.privileged._KERNEL', str(self.kernel)
+            )
+        )
+        self.loaded = self.kernel / '.replace'
+
+    def write(self, how=privileged.write_profile, **changes):
+        return how({**self.policy.to_wire(), **changes})
 
     def names(self):
         """What is there, less what all profiles share."""
@@ -97,12 +108,22 @@ class PrivilegedTestCase(base.BaseTestCase):
     def parser(self, script):
         """Let a program stand in for the parser, which needs a kernel."""
         program = self.directory.parent / f'{self.directory.name}-parser'
-        program.write_text(f'#!/bin/sh\n{script}\n')
-        program.chmod(0o755)
-        self.addCleanup(program.unlink)
+        # another file than the one before
+        new = program.with_suffix('.new')
+        new.write_text(f'#!/bin/sh\n{script}\n')
+        new.chmod(0o755)
+        new.rename(program)
+        self.addCleanup(program.unlink, missing_ok=True)
         self.config.config(apparmor_parser=str(program), group='isolation')
-        status = mock.Mock(wraps=os.stat(program), st_uid=0, st_mode=0o100755)
         stat_program = os.stat
+        found = stat_program(program)
+        status = types.SimpleNamespace(
+            st_uid=os.geteuid(),
+            st_mode=0o100755,
+            st_dev=found.st_dev,
+            st_ino=found.st_ino,
+            st_ctime_ns=found.st_ctime_ns,
+        )
 
         def as_root_s(path, *args, **kwargs):
             if path == str(program):
@@ -242,30 +263,149 @@ class WriteTest(PrivilegedTestCase):
         if isinstance(data, dict) and data:
             data = {**self.policy.to_wire(), **data}
         for call in (
-            lambda: privileged.write_profile(data, False),
-            lambda: privileged.write_profile(data, True),
+            lambda: privileged.write_profile(data),
+            lambda: privileged.widen_profile(data),
+            lambda: privileged.narrow_profile(data),
             lambda: privileged.check_profile(data),
         ):
             self.assertRaises(exceptions.InvalidPolicy, call)
         self.assertEqual([], self.names())
 
-    def test_it_is_loaded_only_when_that_is_asked_for(self):
+    def test_it_is_compiled_once_and_what_came_out_is_told(self):
         log = self.directory.parent / f'{self.directory.name}-log'
         self.addCleanup(log.unlink, missing_ok=True)
-        self.parser(f'echo "$@" >> {log}')
-        self.write(load=False)
-        self.write(load='yes')
-        self.assertNotIn('-r', log.read_text())
-        self.write(load=True)
-        # the very file that stands there
-        self.assertEqual(f'-rTK {self.path}', log.read_text().splitlines()[-1])
-
-    def test_a_kernel_that_refuses_it_is_told(self):
-        self.parser('test "$1" != -rTK || { echo denied >&2; exit 1; }')
-        error = self.assertRaises(
-            exceptions.ProfileRejected, self.write, load=True
+        self.parser(
+            f'test "$2" = "" || {{ echo "$1" >> {log}; printf policy; }}'
         )
-        self.assertIn('denied', error.message)
+        for how in (
+            privileged.write_profile,
+            privileged.widen_profile,
+            privileged.narrow_profile,
+        ):
+            text, compiled = self.write(how)
+            self.assertEqual('-QTS\n', log.read_text())
+            self.assertEqual(
+                hashlib.sha256(self.path.read_bytes()).hexdigest(), text
+            )
+            self.assertEqual(
+                {
+                    'sha256': hashlib.sha256(b'policy').hexdigest(),
+                    'sha1': hashlib.sha1(b'policy').hexdigest(),
+                },
+                compiled,
+            )
+            log.unlink()
+
+
+@ddt.ddt
+class LoadTest(PrivilegedTestCase):
+    """The kernel gets just what was compiled, and file and kernel agree."""
+
+    def events(self):
+        """Record in which order the kernel and the directory change."""
+        seen = []
+        rename, load = os.rename, privileged._load
+
+        def renamed(old, new):
+            rename(old, new)
+            if new == str(self.path):
+                seen.append('file')
+
+        def loaded(made):
+            load(made)
+            seen.append('kernel')
+
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.privileged.os.rename', renamed
+            )
+        )
+        self.useFixture(
+            fixtures.MonkeyPatch('nova_isolation.privileged._load', loaded)
+        )
+        return seen
+
+    def test_libvirt_loads_what_is_only_written(self):
+        seen = self.events()
+        self.write()
+        self.assertEqual(['file'], seen)
+        self.assertFalse(self.loaded.exists())
+
+    def test_the_file_has_all_that_the_kernel_grants(self):
+        # at any moment: what the kernel grants too much is seen in the file
+        for how, order in (
+            (privileged.widen_profile, ['file', 'kernel']),
+            (privileged.narrow_profile, ['kernel', 'file']),
+        ):
+            seen = self.events()
+            _, compiled = self.write(how)
+            self.assertEqual(order, seen)
+            self.assertEqual(
+                compiled, kernel.digests(self.loaded.read_bytes())
+            )
+            self.assertEqual(
+                parser.Parser('/usr/sbin/apparmor_parser', 30).compile(
+                    str(self.path)
+                ),
+                self.loaded.read_bytes(),
+            )
+
+    def refuse(self, error):
+        real = open
+
+        def refusing(path, *args, **kwargs):
+            if path != str(self.loaded):
+                return real(path, *args, **kwargs)
+            written = mock.MagicMock()
+            written.__enter__.return_value.write.side_effect = error
+            return written
+
+        self.useFixture(fixtures.MonkeyPatch('builtins.open', refusing))
+
+    @ddt.data(
+        (errno.EACCES, 'lock_policy'),
+        (errno.EPERM, 'CAP_MAC_ADMIN'),
+        (errno.EPROTO, 'does not understand the policy'),
+        (errno.EPROTONOSUPPORT, 'does not support the version'),
+        (errno.ENOMEM, 'short of memory'),
+        (errno.EIO, 'see its log'),
+    )
+    @ddt.unpack
+    def test_a_kernel_that_refuses_it_is_told(self, number, words):
+        self.refuse(OSError(number, os.strerror(number)))
+        for how in (privileged.widen_profile, privileged.narrow_profile):
+            error = self.assertRaises(
+                exceptions.ProfileRejected, self.write, how
+            )
+            for word in (PROFILE, os.strerror(number), words):
+                self.assertIn(word, error.message)
+
+    def test_a_kernel_that_refuses_a_narrower_one_leaves_the_wider_file(self):
+        self.write()
+        self.refuse(OSError(errno.ENOMEM, 'no memory'))
+        self.assertRaises(
+            exceptions.ProfileRejected,
+            self.write,
+            privileged.narrow_profile,
+            id=7,
+        )
+        self.assertEqual(self.text, self.path.read_text())
+        self.assertEqual([PROFILE], self.names())
+
+    def test_a_part_is_not_taken_for_the_whole(self):
+        self.refuse(lambda policy: len(policy) - 1)
+        error = self.assertRaises(
+            exceptions.ProfileRejected, self.write, privileged.widen_profile
+        )
+        self.assertIn(PROFILE, error.message)
+
+    def test_a_kernel_without_the_interface(self):
+        self.kernel.rmdir()
+        error = self.assertRaises(
+            exceptions.ProfileRejected, self.write, privileged.widen_profile
+        )
+        self.assertIn('securityfs', error.message)
+        self.kernel.mkdir()
 
 
 class OwnTest(PrivilegedTestCase):
@@ -275,7 +415,8 @@ class OwnTest(PrivilegedTestCase):
         before = self.path.lstat()
         for call in (
             self.write,
-            lambda: self.write(load=True),
+            lambda: self.write(privileged.widen_profile),
+            lambda: self.write(privileged.narrow_profile),
             lambda: privileged.check_profile(self.policy.to_wire()),
             lambda: privileged.remove_profile(UUID),
         ):
@@ -287,6 +428,7 @@ class OwnTest(PrivilegedTestCase):
             (before.st_ino, before.st_mode, before.st_mtime_ns),
             (after.st_ino, after.st_mode, after.st_mtime_ns),
         )
+        self.assertFalse(self.loaded.exists())
         self.assertEqual([PROFILE], self.names())
 
     def test_a_file_of_an_operator(self):
@@ -426,12 +568,37 @@ class RemoveTest(PrivilegedTestCase):
 
 class ProbeTest(PrivilegedTestCase):
     def assert_fault(self, *words):
-        error = self.assertRaises(exceptions.HostFault, privileged.probe)
-        for word in words:
-            self.assertIn(word, error.message)
+        for anew in (True, False):
+            error = self.assertRaises(
+                exceptions.HostFault, privileged.probe, anew
+            )
+            for word in words:
+                self.assertIn(word, error.message)
 
     def test_a_host_in_order(self):
-        self.assertIsNone(privileged.probe())
+        for anew in (True, False):
+            self.assertIsNone(privileged.probe(anew))
+
+    def test_a_program_that_has_worked_runs_only_when_that_is_asked_for(self):
+        broken = self.directory.parent / f'{self.directory.name}-broken'
+        self.addCleanup(broken.unlink, missing_ok=True)
+        self.parser(f'test ! -e {broken}')
+        privileged.probe(False)
+        # not the program: something that it needs
+        broken.write_text('')
+        privileged.probe(False)
+        self.assertRaises(exceptions.HostFault, privileged.probe, True)
+
+    def test_with_a_parser_that_hangs_at_what_it_may_not_understand(self):
+        self.config.config(parser_timeout=1, group='isolation')
+        self.parser('read -r line; case $line in *path*) exec sleep 60; esac')
+        self.assert_fault('did not end within 1 s')
+
+    def test_another_program_in_its_place_is_asked(self):
+        self.parser('exit 0')
+        privileged.probe(False)
+        self.parser('echo "no such abi" >&2; exit 1')
+        self.assert_fault('compiles no profile', 'no such abi')
 
     def test_without_a_parser(self):
         self.config.config(apparmor_parser='/nonexistent', group='isolation')
@@ -489,6 +656,13 @@ class ContextTest(base.BaseTestCase):
             and privileged.context.is_entrypoint(value)
         }
         self.assertEqual(
-            {'probe', 'check_profile', 'write_profile', 'remove_profile'},
+            {
+                'probe',
+                'check_profile',
+                'write_profile',
+                'widen_profile',
+                'narrow_profile',
+                'remove_profile',
+            },
             offered,
         )

@@ -148,6 +148,28 @@ class HostFaultTest(base.IsolationTestCase):
         self.assertEqual('absent', self.state(server['id']))
         self.assertEqual(0, self.executions(server))
 
+    def test_only_who_starts_a_guest_leaves_to_it_what_it_will_find(self):
+        hosts = self.recording.hosts
+        self.assertEqual({False}, {host.starting for host in hosts})
+        hosts.clear()
+        self.check_now()
+        self.assertEqual([False], [host.starting for host in hosts])
+        hosts.clear()
+        self.driver._isolation._sound_until = 0
+        server = self._create_server(networks='none')
+        self.assertEqual([True], [host.starting for host in hosts])
+        hosts.clear()
+        self.act(server, reboot={'type': 'HARD'})
+        self.assertEqual({True}, {host.starting for host in hosts})
+        # what is missing will be there when the domain is made anew: nothing
+        # is found out by this one
+        self.recording.object_at('judge', exceptions.MissingImage('gone'))
+        hosts.clear()
+        self.act(server, reboot={'type': 'HARD'})
+        self.assertEqual(
+            [True, False, True, False], [host.starting for host in hosts]
+        )
+
     def test_guests_that_run_are_left_alone(self):
         server = self.boot()
         self.lose_driver()

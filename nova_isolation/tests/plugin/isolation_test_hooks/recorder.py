@@ -50,6 +50,7 @@ class Recording:
     :ivar look: tells a domain's state by its uuid
     :ivar granted: of each guest the domain that its rights are made of
     :ivar learned: of each guest the domain that others are compared with
+    :ivar hosts: what the hook was told of the host
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,7 @@ class Recording:
         self.learned: dict[str, Domain] = {}
         self.calls: list[Call] = []
         self.guests: list[base.Guest] = []
+        self.hosts: list[base.Host] = []
         self.look: Callable[[str], str] = lambda uuid: ''
         self._objections: dict[str, tuple[Exception, bool]] = {}
 
@@ -87,6 +89,7 @@ class Recording:
         """Begin a new recording."""
         self.calls.clear()
         self.guests.clear()
+        self.hosts.clear()
 
     def note(self, verb: str, uuid: str, number: int | None = None) -> None:
         """Record a call, and object to it if that is wanted.
@@ -111,6 +114,7 @@ class Recorder(base.Hook):
     """Adds the seclabel as the apparmor hook does, and records."""
 
     def check_host(self, host: base.Host) -> None:
+        recording.hosts.append(host)
         recording.note('check_host', '')
         if '<model>apparmor</model>' not in host.capabilities:
             raise exceptions.HostFault('libvirtd runs without its driver')

@@ -52,39 +52,44 @@ class KernelTest(base.BaseTestCase):
 
     def test_it_holds_what_was_compiled(self):
         self._loaded(f'{PROFILE}.42', sha256=b'ours')
-        self.assertTrue(kernel.holds(PROFILE, b'ours'))
-        self.assertFalse(kernel.holds(PROFILE, b"libvirt's stock one"))
+        self.assertTrue(kernel.holds(PROFILE, kernel.digests(b'ours')))
+        self.assertFalse(
+            kernel.holds(PROFILE, kernel.digests(b"libvirt's stock one"))
+        )
 
     def test_a_kernel_before_6_8_has_the_older_digest(self):
         self._loaded(f'{PROFILE}.42', sha1=b'ours')
-        self.assertTrue(kernel.holds(PROFILE, b'ours'))
-        self.assertFalse(kernel.holds(PROFILE, b'other'))
+        self.assertTrue(kernel.holds(PROFILE, kernel.digests(b'ours')))
+        self.assertFalse(kernel.holds(PROFILE, kernel.digests(b'other')))
 
     def test_the_stronger_digest_decides(self):
         self._loaded(f'{PROFILE}.42', sha1=b'ours', sha256=b'other')
-        self.assertFalse(kernel.holds(PROFILE, b'ours'))
+        self.assertFalse(kernel.holds(PROFILE, kernel.digests(b'ours')))
 
     def test_nothing_is_not_ours(self):
-        self.assertFalse(kernel.holds(PROFILE, b'ours'))
+        self.assertFalse(kernel.holds(PROFILE, kernel.digests(b'ours')))
         os.makedirs(self.profiles)
-        self.assertFalse(kernel.holds(PROFILE, b'ours'))
+        self.assertFalse(kernel.holds(PROFILE, kernel.digests(b'ours')))
 
     def test_a_name_that_begins_like_ours_is_not_ours(self):
         for name in (f'{PROFILE}x.1', f'{PROFILE}.files.2', f'x{PROFILE}.3'):
             self._loaded(name, sha256=b'ours')
         self.assertFalse(kernel.is_loaded(PROFILE))
-        self.assertFalse(kernel.holds(PROFILE, b'ours'))
+        self.assertFalse(kernel.holds(PROFILE, kernel.digests(b'ours')))
 
     def test_two_of_one_name_prove_nothing(self):
         self._loaded(f'{PROFILE}.1', sha256=b'ours')
         self._loaded(f'{PROFILE}.2', sha256=b'ours')
         self.assertTrue(kernel.is_loaded(PROFILE))
-        self.assertFalse(kernel.holds(PROFILE, b'ours'))
+        self.assertFalse(kernel.holds(PROFILE, kernel.digests(b'ours')))
 
     def test_a_kernel_without_digests_is_the_host_s_fault(self):
         self._loaded(f'{PROFILE}.42')
         error = self.assertRaises(
-            exceptions.HostFault, kernel.holds, PROFILE, b'ours'
+            exceptions.HostFault,
+            kernel.holds,
+            PROFILE,
+            kernel.digests(b'ours'),
         )
         self.assertIn('CONFIG_SECURITY_APPARMOR_HASH', error.message)
 

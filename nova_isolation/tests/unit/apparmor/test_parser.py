@@ -149,8 +149,3 @@ class ParserTest(base.BaseTestCase):
         output = self._program('env').compile(self.profile).decode()
         names = {line.partition('=')[0] for line in output.splitlines()}
         self.assertEqual({'PATH', 'LC_ALL', 'PWD'}, names | {'PWD'})
-
-    def test_loading_replaces_and_uses_no_cache(self):
-        self._program(f'echo "$@" > {self.directory}/arguments').load('/p')
-        with open(f'{self.directory}/arguments') as f:
-            self.assertEqual('-rTK /p\n', f.read())

@@ -52,6 +52,8 @@ PROFILE = f'libvirt-{UUID}'
 BASE = '407f778cec1c0f3f6b62f8e45bc3da5a26fb89ce'
 INSTANCES = '/var/lib/nova/instances'
 PARSER = parser.Parser('/usr/sbin/apparmor_parser', 30)
+#: as the hook is configured
+PARSER_OF_HOOK = parser.Parser('/usr/sbin/apparmor_parser', 10)
 PID = 4711
 CAPABILITIES = """
 <capabilities><host>
@@ -113,6 +115,13 @@ class AppArmorTestCase(base.BaseTestCase):
             profile_directory=str(self.profiles), group='isolation'
         )
         self.hook = apparmor.AppArmorHook(cfg.CONF)
+        self.loaded = []
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.privileged._load',
+                lambda made: self.loaded.append(made.compiled),
+            )
+        )
         self.useFixture(
             fixtures.MonkeyPatch(
                 'nova_isolation.apparmor.kernel.Judge',
@@ -315,15 +324,10 @@ class StartTest(AppArmorTestCase):
         self.assertEqual('wr', self.access('/dev/pts/5'))
 
     def test_after_the_start_it_is_narrowed_and_loaded(self):
-        loaded = []
-        with mock.patch.object(
-            parser.Parser,
-            'load',
-            autospec=True,
-            side_effect=lambda _, path: loaded.append(path),
-        ):
-            self.hook.narrow(self.running)
-        self.assertEqual([str(self.path)], loaded)
+        self.hook.prepare(self.starting)
+        self.assertEqual([], self.loaded)
+        self.hook.narrow(self.running)
+        self.assertEqual([PARSER.compile(str(self.path))], self.loaded)
         self.assertEqual('wr', self.access('/dev/pts/0'))
         self.assertEqual('', self.access('/dev/pts/5'))
         self.assertEqual('wrk', self.access(self.disk))
@@ -334,13 +338,6 @@ class DevicesTest(AppArmorTestCase):
 
     def setUp(self):
         super().setUp()
-        self.loaded = []
-        self.useFixture(
-            fixtures.MonkeyPatch(
-                'nova_isolation.apparmor.parser.Parser.load',
-                lambda _, path: self.loaded.append(path),
-            )
-        )
         self.added = self.instances / UUID / 'added'
         self.added.write_bytes(b'')
 
@@ -362,7 +359,8 @@ class DevicesTest(AppArmorTestCase):
         self.hook.narrow(self.running)
         before = self.path.read_text().splitlines()
         self.hook.widen(self.wider)
-        self.assertEqual([str(self.path)] * 2, self.loaded)
+        self.assertEqual(2, len(self.loaded))
+        self.assertEqual(PARSER.compile(str(self.path)), self.loaded[-1])
         self.assertEqual('wrk', self.access(self.added))
         self.assertEqual('wrk', self.access(self.disk))
         self.assertEqual('', self.access('/dev/pts/5'))
@@ -556,17 +554,45 @@ class VerifyTest(AppArmorTestCase):
             self.useFixture(
                 fixtures.MonkeyPatch(f'{module.__name__}.{name}', value)
             )
-        self.loaded = self.held / f'{PROFILE}.7'
-        self.loaded.mkdir()
+        self.shown = self.held / f'{PROFILE}.7'
+        self.shown.mkdir()
         self._hold(self.path)
 
     def _hold(self, path):
-        policy = parser.Parser('/usr/sbin/apparmor_parser', 30).compile(
-            str(path)
-        )
-        (self.loaded / 'raw_sha256').write_text(
+        """Let the kernel hold what a file compiles to."""
+        self._hold_policy(PARSER.compile(str(path)))
+
+    def _hold_policy(self, policy):
+        (self.shown / 'raw_sha256').write_text(
             hashlib.sha256(policy).hexdigest()
         )
+
+    def parser_runs(self):
+        """Count the runs of the parser from now on."""
+        runs = []
+        run = parser.Parser.compile
+
+        def count(*arguments):
+            runs.append(arguments)
+            return run(*arguments)
+
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.apparmor.parser.Parser.compile', count
+            )
+        )
+        # which would itself compile to answer
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.hooks.apparmor.AppArmorHook._ask_kernel',
+                lambda hook, guest: None,
+            )
+        )
+        return runs
+
+    def restart(self):
+        """Go on as a nova-compute that has remembered nothing."""
+        self.hook = apparmor.AppArmorHook(cfg.CONF)
 
     def assert_refused(self, *words):
         error = self.assertRaises(
@@ -577,6 +603,84 @@ class VerifyTest(AppArmorTestCase):
 
     def test_a_guest_that_is_confined(self):
         self.hook.verify(self.running)
+
+    def test_a_start_compiles_twice(self):
+        runs = self.parser_runs()
+        self.hook.prepare(self.starting)
+        self.hook.narrow(self.running)
+        self.assertEqual(2, len(runs))
+        self._hold_policy(self.loaded[-1])
+        self.hook.verify(self.running)
+        self.assertEqual(2, len(runs))
+
+    def test_what_was_not_narrowed_in_the_kernel_is_refused(self):
+        # it holds what was written and loaded before, and remembered then
+        self.hook.verify(self.running)
+        self.hook.narrow(self.running)
+        self.assert_refused('another policy')
+        self._hold_policy(self.loaded[-1])
+        self.hook.verify(self.running)
+
+    def test_what_was_not_narrowed_in_the_file_is_refused(self):
+        wider = self.path.read_bytes()
+        self.hook.narrow(self.running)
+        self._hold_policy(self.loaded[-1])
+        self.hook.verify(self.running)
+        self.path.write_bytes(wider)
+        self.assert_refused('another policy', str(self.path))
+
+    def test_one_more_byte_in_the_file_is_compiled(self):
+        runs = self.parser_runs()
+        with self.path.open('a') as f:
+            f.write('\n')
+        self.hook.verify(self.running)
+        self.assertEqual(1, len(runs))
+        with self.path.open('a') as f:
+            f.write('nonsense {\n')
+        self.assertRaises(exceptions.Refusal, self.hook.verify, self.running)
+
+    def test_what_another_parser_made_of_the_file_is_compiled(self):
+        # libvirt has loaded the same file since, by a parser that is new
+        self.parser_runs()
+        self._hold_policy(b'as the new one compiles it')
+        self.assert_refused('another policy')
+        with mock.patch.object(
+            parser.Parser,
+            'compile',
+            return_value=b'as the new one compiles it',
+        ):
+            self.hook.verify(self.running)
+
+    def test_what_is_not_remembered_is_compiled(self):
+        runs = self.parser_runs()
+        self.hook.verify(self.running)
+        self.assertEqual([], runs)
+        for forget in (
+            self.restart,
+            lambda: self.hook.forget(UUID),
+        ):
+            forget()
+            self.hook.verify(self.running)
+            self.assertEqual([(PARSER_OF_HOOK, str(self.path))], runs)
+            runs.clear()
+            self.hook.narrow(self.running)
+            self._hold_policy(self.loaded[-1])
+            runs.clear()
+        self.restart()
+        stock = self.profiles / 'stock'
+        stock.write_text(f'profile {PROFILE} {{\n  /** rw,\n}}\n')
+        self._hold(stock)
+        self.assert_refused('another policy')
+
+    def test_nothing_is_remembered_of_guests_that_are_gone(self):
+        self.hook.forget(UUID)
+        self.assertEqual({}, self.hook._written)
+        self.hook.prepare(self.starting)
+        self.assertEqual({UUID}, self.hook._written.keys())
+        self.shown.joinpath('raw_sha256').unlink()
+        self.shown.rmdir()
+        self.hook.release(UUID)
+        self.assertEqual({}, self.hook._written)
 
     def test_one_thread_with_another_label(self):
         for label in (
@@ -610,8 +714,8 @@ class VerifyTest(AppArmorTestCase):
         self.assert_refused('another policy', str(self.path))
 
     def test_no_policy_under_the_name(self):
-        (self.loaded / 'raw_sha256').unlink()
-        self.loaded.rmdir()
+        (self.shown / 'raw_sha256').unlink()
+        self.shown.rmdir()
         self.assert_refused('another policy')
 
     def test_a_file_that_is_not_there(self):
@@ -660,6 +764,13 @@ class CheckHostTest(AppArmorTestCase):
 
     def test_a_host_in_order(self):
         self.hook.check_host(self.host)
+
+    def test_before_a_start_the_parser_does_not_run_for_nothing(self):
+        for starting in (False, True):
+            host = dataclasses.replace(self.host, starting=starting)
+            with mock.patch.object(privileged, 'probe') as probe:
+                self.hook.check_host(host)
+            probe.assert_called_once_with(anew=not starting)
 
     def test_a_libvirtd_without_its_driver(self):
         for model in ('selinux', 'none', 'apparmor2', ''):
