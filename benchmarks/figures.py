@@ -178,11 +178,12 @@ def quantile(values: Sequence[float], part: float) -> float:
     return sorted(values)[math.ceil(part * len(values)) - 1]
 
 
-def idle_calls(null: int) -> None:
-    """Make two system calls that do nothing, :data:`BATCH` times.
+def idle_calls(null: int, count: int = BATCH) -> None:
+    """Make two system calls that do nothing, over and over.
 
     :param null: a descriptor of /dev/null
+    :param count: how often
     """
-    for _ in range(BATCH):
+    for _ in range(count):
         os.write(null, b'')
         os.pread(null, 256, 0)

@@ -99,7 +99,8 @@ def make(number: int) -> Guest:
 
     :param number: a different one for each
     """
-    uuid = f'{number:08x}{_UUID[8:]}'
+    # random ones differ as early
+    uuid = f'{number:08x}'[::-1] + _UUID[8:]
     directory = INSTANCES / uuid
     directory.mkdir(parents=True)
     _overlay(directory / 'disk')

@@ -18,6 +18,7 @@ securityfs) and ``procattr.c`` (the labels of processes).
 
 from collections.abc import Mapping
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -36,6 +37,9 @@ _ACCESS = '/sys/kernel/security/apparmor/.access'
 # aa_compute_fperms().
 _FILE = 2
 _EXECUTE, _WRITE, _READ, _APPEND = 1, 2, 4, 8
+# what is read of an answer: the first of its lines
+_ALLOWED = re.compile(b'allow 0x([0-9a-f]{8})\n')
+_LENGTH = 17
 
 # raw_sha256 since Linux 6.8 or so, raw_sha1 before
 _ALGORITHMS = ('sha256', 'sha1')
@@ -176,6 +180,30 @@ def _label(directory: str) -> str | None:
     return None
 
 
+# A proof asks thousands of questions, by one profile after the other, and gets
+# a handful of different answers.
+@functools.lru_cache(maxsize=1)
+def _question(profile: str) -> bytes:
+    return b'label\0%s\0%c' % (profile.encode(), _FILE)
+
+
+@functools.lru_cache(maxsize=64)
+def _access(answer: bytes) -> str | None:
+    found = _ALLOWED.fullmatch(answer)
+    if not found:
+        return None
+    allowed = int(found[1], 16)
+    return ''.join(
+        letter
+        for letter, bits in (
+            ('r', _READ),
+            ('w', _WRITE | _APPEND),
+            ('x', _EXECUTE),
+        )
+        if allowed & bits
+    )
+
+
 class Judge:
     """The kernel's own answers to what a profile allows; a context manager.
 
@@ -215,14 +243,9 @@ class Judge:
             too; '' also for a profile that is not loaded
         :raises HostFault: when the kernel's answer is none
         """
-        query = b'label\0%s\0%c%s' % (
-            profile.encode(),
-            _FILE,
-            os.fsencode(path),
-        )
         try:
-            os.write(self._descriptor, query)
-            answer = os.pread(self._descriptor, 256, 0)
+            os.write(self._descriptor, _question(profile) + os.fsencode(path))
+            answer = os.pread(self._descriptor, _LENGTH, 0)
         except FileNotFoundError:
             return ''
         except OSError as e:
@@ -230,18 +253,9 @@ class Judge:
                 f'the kernel does not answer what {profile} allows: '
                 f'{e.strerror}'
             ) from e
-        found = re.match(b'allow 0x([0-9a-f]{8})\n', answer)
-        if not found:
+        access = _access(answer)
+        if access is None:
             raise exceptions.HostFault(
-                f'the kernel answers {answer[:80]!r} to what {profile} allows'
+                f'the kernel answers {answer!r} to what {profile} allows'
             )
-        allowed = int(found[1], 16)
-        return ''.join(
-            letter
-            for letter, bits in (
-                ('r', _READ),
-                ('w', _WRITE | _APPEND),
-                ('x', _EXECUTE),
-            )
-            if allowed & bits
-        )
+        return access

@@ -78,6 +78,8 @@ def reaches(
             if path not in known:
                 known[path] = judge.file(profile, path)
             access = known[path]
+            if not access:
+                continue
             could = dataclasses.replace(resource, access=access)
-            if access and not neighbours.is_intended(could, resource, shared):
+            if not neighbours.is_intended(could, resource, shared):
                 yield Reach(uuid, owner, resource, access)

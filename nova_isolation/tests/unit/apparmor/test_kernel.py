@@ -15,12 +15,14 @@
 import hashlib
 import os
 
+import ddt
 import fixtures
 from oslotest import base
 
 from nova_isolation.apparmor import kernel
 from nova_isolation import exceptions
 
+ANSWER = b'allow 0x%08x\ndeny 0x00000000\naudit 0x00000000\nquiet 0x00000000\n'
 PROFILE = 'libvirt-36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 
 
@@ -108,6 +110,91 @@ class KernelTest(base.BaseTestCase):
         self._enabled('Y\n')
         error = self.assertRaises(exceptions.HostFault, kernel.check_enabled)
         self.assertIn('mount securityfs', error.message)
+
+
+@ddt.ddt
+class JudgeTest(base.BaseTestCase):
+    """The interface's answers are read as strictly as they are quickly."""
+
+    def setUp(self):
+        super().setUp()
+        self.asked = []
+        self.answer = b''
+        path = os.path.join(self.useFixture(fixtures.TempDir()).path, 'access')
+        with open(path, 'w'):
+            pass
+        for name, value in (
+            ('_ACCESS', path),
+            ('os.write', lambda _, query: self.asked.append(query)),
+            ('os.pread', self._answer),
+        ):
+            self.useFixture(
+                fixtures.MonkeyPatch(
+                    f'nova_isolation.apparmor.kernel.{name}', value
+                )
+            )
+
+    def _answer(self, descriptor, length, offset):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer[offset : offset + length]
+
+    def file(self, path='/x', profile=PROFILE):
+        with kernel.Judge() as judge:
+            return judge.file(profile, path)
+
+    def test_each_profile_and_path_is_asked_for_by_name(self):
+        self.answer = ANSWER % 0
+        self.file('/a')
+        self.file('/b \xe9\udcff')
+        self.file('/a', 'other')
+        self.file('/a')
+        self.assertEqual(
+            [
+                b'label\0%s\0\x02/a' % PROFILE.encode(),
+                b'label\0%s\0\x02/b \xc3\xa9\xff' % PROFILE.encode(),
+                b'label\0other\0\x02/a',
+                b'label\0%s\0\x02/a' % PROFILE.encode(),
+            ],
+            self.asked,
+        )
+
+    def test_every_answer(self):
+        for bits in range(16):
+            # attributes, locks and the rest are no access
+            for more in (0, 0xB370, 0xFFFFFFF0):
+                self.answer = ANSWER % (bits | more)
+                expected = {
+                    letter
+                    for letter, mask in (('r', 4), ('w', 10), ('x', 1))
+                    if bits & mask
+                }
+                found = self.file()
+                self.assertEqual(expected, set(found))
+                self.assertEqual(found, ''.join(sorted(found, key='rwx'.find)))
+
+    @ddt.data(
+        b'',
+        b'allow 0x0000000\ndeny 0x00000000\n',
+        b'allow 0x0000_004\n',
+        b'allow 0x0000000g\n',
+        b'allow 0x00000004',
+        b'deny 0x00000000\nallow 0x00000000\n',
+        b'allow 0x000000004\n',
+        b'allow 0x0000000F\n',
+    )
+    def test_what_is_no_answer_is_not_taken_for_one(self, answer):
+        self.answer = answer
+        for _ in range(2):
+            error = self.assertRaises(exceptions.HostFault, self.file)
+            self.assertIn(PROFILE, error.message)
+
+    def test_a_profile_that_is_not_loaded_allows_nothing(self):
+        self.answer = FileNotFoundError()
+        self.assertEqual('', self.file())
+        self.answer = PermissionError(13, 'Permission denied')
+        error = self.assertRaises(exceptions.HostFault, self.file)
+        self.assertIn('Permission denied', error.message)
 
 
 class LabelsTest(base.BaseTestCase):
