@@ -86,6 +86,10 @@ class NotSeparate(Refusal):
     """The guest could reach what another guest has, or another one its own."""
 
 
+class StillOpen(Refusal):
+    """The guest's process keeps open what was taken from it: an attack."""
+
+
 class HookFailed(Refusal):
     """A hook failed where it neither confined the guest nor objected."""
 

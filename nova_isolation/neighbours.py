@@ -76,6 +76,15 @@ def identify(path: str) -> Identity:
         status = os.stat(path)
     except (OSError, ValueError):
         return ('path', path)
+    return identity_of(status)
+
+
+def identity_of(status: os.stat_result) -> tuple[str, int, int]:
+    """Tell which file or device somebody has looked at.
+
+    :param status: what was seen of it
+    :returns: equal for two looks at the same one
+    """
     if stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode):
         return ('device', stat.S_IFMT(status.st_mode), status.st_rdev)
     return ('file', status.st_dev, status.st_ino)
@@ -130,6 +139,15 @@ def resources(
     return tuple(found)
 
 
+def is_below(path: str, places: Iterable[str]) -> bool:
+    """Tell whether a path is one of some places, or below one.
+
+    :param path: absolute
+    :param places: of files and directories
+    """
+    return any(path == p or path.startswith(f'{p}/') for p in places)
+
+
 def is_intended(
     mine: Resource, theirs: Resource, shared: Sequence[str] = ()
 ) -> bool:
@@ -140,11 +158,7 @@ def is_intended(
     :param shared: ``[isolation] shared_paths``
     :returns: for what neither writes to, and what is declared shared
     """
-    if any(
-        path == place or path.startswith(f'{place}/')
-        for path in (mine.path, theirs.path)
-        for place in shared
-    ):
+    if is_below(mine.path, shared) or is_below(theirs.path, shared):
         return True
     if mine.shareable and theirs.shareable:
         return True

@@ -45,12 +45,17 @@ from nova_isolation.apparmor import profiles
 from nova_isolation.apparmor import rules
 from nova_isolation.conf import isolation as options
 from nova_isolation import exceptions
+from nova_isolation import neighbours
+from nova_isolation import processes
 
 LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
 
 #: Seconds after which a call is given up, whatever the daemon does.
 TIMEOUT = 120
+
+# As many as a policy has files.
+_MOST_WANTED = 4096
 
 #: Of what was written: the SHA-256 of the profile's text, and what the kernel
 #: shows of the policy that it compiled to, see :func:`kernel.digests`.
@@ -84,6 +89,9 @@ context = priv_context.PrivContext(
         capabilities.CAP_MAC_ADMIN,
         # to find who still holds a profile, whatever their uid
         capabilities.CAP_SYS_PTRACE,
+        # and what these have open, and mapped
+        capabilities.CAP_DAC_READ_SEARCH,
+        capabilities.CAP_CHECKPOINT_RESTORE,
     ],
 )
 
@@ -202,6 +210,50 @@ def remove_profile(uuid: str) -> bool:
                 os.unlink(leftover)
                 removed = True
         return removed
+
+
+@context.entrypoint_with_timeout(TIMEOUT)
+def find_open(uuid: str, wanted: list[list[Any]]) -> list[tuple[int, int]]:
+    """Find which of some files the processes of a guest have open or mapped.
+
+    :param uuid: the guest's: its processes are those that hold its profile
+    :param wanted: a :data:`nova_isolation.neighbours.Identity` each, of files
+        and devices that exist
+    :returns: (place in ``wanted``, process id) of each that one has; all of
+        them of a process that hides some files
+    :raises InvalidPolicy: when it is not a uuid, or no such identities
+    :raises HostFault: when the kernel does not tell
+    """
+    name = policy_module.profile_name(uuid)
+    places = _places(wanted)
+    found = []
+    for pid in kernel.holders(name):
+        try:
+            hides = processes.hides(pid)
+            opened = processes.opened(pid)
+        except OSError as e:
+            raise exceptions.HostFault(
+                f'the kernel does not tell what process {pid} of {name} has '
+                f'open: {e}'
+            ) from e
+        seen = places.keys() if hides else places.keys() & opened
+        found += [(places[known], pid) for known in seen]
+    return sorted(found)
+
+
+def _places(wanted: object) -> dict[neighbours.Identity, int]:
+    places: dict[neighbours.Identity, int] = {}
+    if not isinstance(wanted, list | tuple) or len(wanted) > _MOST_WANTED:
+        raise exceptions.InvalidPolicy('no list of identities')
+    for place, item in enumerate(wanted):
+        match item:
+            case ['file' | 'device', int(), int()]:
+                places[tuple(item)] = place
+            case _:
+                raise exceptions.InvalidPolicy(
+                    f'not the identity of a file: {str(item)[:80]}'
+                )
+    return places
 
 
 def _options() -> Any:

@@ -23,12 +23,19 @@ pretends to be it can only be one more that has to be confined.
 """
 
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import itertools
 import os
+import re
 
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
+from nova_isolation import neighbours
+
+
+# Of net/unix/af_unix.c and io_uring/fdinfo.c: not none.
+_HIDDEN = re.compile(rb'^(scm_fds: |UserFiles:\t)[1-9]', re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +198,70 @@ def is_same(process: Process) -> bool:
         return _started(process.pid) == process.started
     except (OSError, ValueError):
         return False
+
+
+def opened(pid: int) -> frozenset[neighbours.Identity]:
+    """Tell which files and devices a process has open or mapped.
+
+    Of another user's process that needs CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH
+    and CAP_CHECKPOINT_RESTORE.
+
+    :param pid: of the process
+    :returns: what each of its threads has, whatever its name is by now; empty
+        when the process is gone
+    :raises OSError: when it may not be told
+    """
+    found: set[neighbours.Identity] = set()
+    threads = _entries(f'/proc/{pid}/task')
+    for thread in threads:
+        # a thread may have a table of its own: unshare(2)
+        found.update(_identities(f'/proc/{pid}/task/{thread}/fd'))
+    for thread in threads:
+        # of all threads alike, but not of a first one that has ended
+        mapped = set(_identities(f'/proc/{thread}/map_files'))
+        if mapped:
+            return frozenset(found | mapped)
+    return frozenset(found)
+
+
+def hides(pid: int) -> bool:
+    """Tell whether a process has files where :func:`opened` sees none.
+
+    These are on their way through a socket of its own, or registered with an
+    io_uring. Needs what :func:`opened` needs.
+
+    :param pid: of the process
+    :returns: False also when the process is gone
+    :raises OSError: when it may not be told
+    """
+    return any(
+        _HIDDEN.search(text)
+        for thread in _entries(f'/proc/{pid}/task')
+        for text in _descriptions(f'/proc/{pid}/task/{thread}/fdinfo')
+    )
+
+
+def _descriptions(directory: str) -> Iterator[bytes]:
+    for name in _entries(directory):
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),
+            open(f'{directory}/{name}', 'rb') as f,
+        ):
+            yield f.read(1 << 16)
+
+
+def _identities(directory: str) -> Iterator[neighbours.Identity]:
+    for name in _entries(directory):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield neighbours.identity_of(os.stat(f'{directory}/{name}'))
+
+
+def _entries(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, ProcessLookupError):
+        # it ended meanwhile
+        return []
 
 
 def _started(pid: int) -> int:

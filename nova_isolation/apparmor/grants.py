@@ -185,12 +185,18 @@ class Granting:
     ) -> str | None:
         """Tell the path of what is granted to one guest alone, if it is."""
         if grant.after is None:
-            common = (f'{self.facts.dev}/{name}' for name in _COMMON)
-            return None if grant.path in common else grant.path
+            return None if self.is_common(grant.path) else grant.path
         if domain.id is None:
             # only a guest that runs has it
             return None
         return grant.whole(domain.id, domain.name)
+
+    def is_common(self, path: str) -> bool:
+        """Tell whether a file is a device that the kernel has for all.
+
+        :param path: as it is granted
+        """
+        return path in [f'{self.facts.dev}/{name}' for name in _COMMON]
 
     def _all(self, domain: domain_module.Domain) -> Iterator[Iterable[Grant]]:
         """Give one iterable for each device, so that each can refuse."""

@@ -367,10 +367,13 @@ def render(
     return '\n'.join([*lines, '}', ''])
 
 
-def read_files(profile: str) -> list[rules.File]:
+def read_files(
+    profile: str, origins: tuple[str, ...] = ('',)
+) -> list[rules.File]:
     """Read the rules about files back from a profile of ours.
 
     :param profile: what :func:`render` wrote
+    :param origins: how the origins of those begin that are wanted
     :returns: the rules with their origins
     :raises InvalidPolicy: when it is none of ours
     """
@@ -378,7 +381,9 @@ def read_files(profile: str) -> list[rules.File]:
     for line in profile.splitlines():
         if line.startswith('  # '):
             origin = line[4:]
-        elif rule := rules.read_file(line.strip(), origin):
+        elif origin.startswith(origins) and (
+            rule := rules.read_file(line.strip(), origin)
+        ):
             found.append(rule)
     return found
 
@@ -406,6 +411,30 @@ def surplus(profile: str, policy: Policy) -> frozenset[str]:
         for origin in served - known
         if origin in unasked or origin.startswith(_PLUGGABLE)
     )
+
+
+def lost(profile: str, policy: Policy) -> dict[str, str]:
+    """Tell which files a profile grants for devices, and a policy does not.
+
+    What every guest with such a device needs of the host does not count.
+
+    :param profile: what :func:`render` wrote
+    :param policy: of the same guest
+    :returns: {path: origin}
+    :raises InvalidPolicy: when the profile is none of ours
+    """
+    found = {
+        path: rule.origin
+        for rule in read_files(profile, _PLUGGABLE)
+        if (path := rules.only_path(rule.path))
+    }
+    for need in needs.OPTIONAL.values():
+        for rule in need():
+            if isinstance(rule, rules.File):
+                found.pop(rules.only_path(rule.path) or '', None)
+    for grant in policy.files:
+        found.pop(path_of(policy, grant), None)
+    return found
 
 
 def all_rules(

@@ -242,6 +242,18 @@ def read_file(line: str, origin: str) -> File | None:
     return File(tuple(parts), access, origin, deny=bool(deny))
 
 
+def only_path(path: Path) -> str | None:
+    """Tell which one file a path is about.
+
+    :param path: of a rule
+    :returns: where that file is, whoever opens it; None when there are several
+    """
+    parts = [part for part in path if part is not Glob.HANDED_OVER]
+    if any(isinstance(part, Glob) for part in parts):
+        return None
+    return ''.join(map(str, parts))
+
+
 _MATCHES = {
     Glob.ANY: '[^/]*',
     Glob.TREE: '.*',

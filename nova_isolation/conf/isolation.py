@@ -272,6 +272,19 @@ compiles in some milliseconds; a start whose profile takes longer than this is
 refused.
 """,
     ),
+    cfg.IntOpt(
+        'close_timeout',
+        default=30,
+        min=1,
+        max=300,
+        help="""
+Seconds that a guest's QEMU has for closing a device that was detached. QEMU
+does so at once. One that has it open even then was taken over: in enforce mode
+the guest is stopped, before the device can go to another one; in complain mode
+that is only reported. Both are notified as ``isolation.finding`` with
+``attack: true``. Set it higher where storage can hang for longer.
+""",
+    ),
     cfg.StrOpt(
         'spool_directory',
         default='/var/lib/nova-isolation/spool',

@@ -12,6 +12,7 @@
 
 """The AppArmor hook: a profile of its own for each guest, and its proof."""
 
+import contextlib
 import hashlib
 import os
 
@@ -29,6 +30,7 @@ from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
 from nova_isolation.hooks import base
 from nova_isolation.hooks import helpers
+from nova_isolation.hooks import withdrawn
 from nova_isolation import hostfacts
 from nova_isolation import images
 from nova_isolation import neighbours
@@ -49,6 +51,7 @@ class AppArmorHook(base.Hook):
         self._register = neighbours.Register()
         # of each guest what was last written for it, see _is_held()
         self._written: dict[str, privileged.Written] = {}
+        self._withdrawn = withdrawn.Withdrawn()
 
     @property
     def _complain(self) -> bool:
@@ -116,12 +119,15 @@ class AppArmorHook(base.Hook):
         privileged.check_profile(self.policy(guest).to_wire())
 
     def prepare(self, guest: base.Guest) -> None:
+        # those of a new process
+        self._withdrawn.forget(guest.domain.uuid)
         policy = self._admit(guest)
         self._written[policy.uuid] = privileged.write_profile(policy.to_wire())
 
     def widen(self, guest: base.Guest) -> None:
         policy = self._admit(guest)
         # libvirt would load it, too, but hides whether it could
+        self._note_lost(guest, policy)
         self._written[policy.uuid] = privileged.widen_profile(policy.to_wire())
 
     def _admit(self, guest: base.Guest) -> policy_module.Policy:
@@ -137,6 +143,35 @@ class AppArmorHook(base.Hook):
         policy = self.policy(guest)
         self._compare(guest.domain)
         return policy
+
+    def _note_lost(
+        self, guest: base.Guest, policy: policy_module.Policy
+    ) -> None:
+        """Note what a guest that runs loses with another policy."""
+        lost = policy_module.lost(self._profile(policy.uuid), policy)
+        everybodys = (
+            os.path.realpath(guest.directories.cache),
+            *self.conf.isolation.shared_paths,
+        )
+        granting = self._granting(images.NOWHERE)
+        self._withdrawn.note(
+            policy.uuid,
+            {
+                path: origin
+                for path, origin in lost.items()
+                if not granting.is_common(path)
+                and not neighbours.is_below(path, everybodys)
+            },
+            [policy_module.path_of(policy, grant) for grant in policy.files],
+        )
+
+    def _profile(self, uuid: str) -> str:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(self._path(uuid), encoding='utf-8') as f,
+        ):
+            return f.read()
+        return ''
 
     def _compare(self, domain: domain_module.Domain) -> None:
         """Compare what a guest has with what all others have."""
@@ -164,12 +199,21 @@ class AppArmorHook(base.Hook):
         LOG.warning('isolation: %s', reason)
 
     def narrow(self, guest: base.Guest) -> None:
-        wire = self.policy(guest).to_wire()
-        self._written[guest.domain.uuid] = privileged.narrow_profile(wire)
+        policy = self.policy(guest)
+        self._note_lost(guest, policy)
+        wire = policy.to_wire()
+        self._written[policy.uuid] = privileged.narrow_profile(wire)
+
+    def wait_closed(self, uuid: str) -> tuple[str, ...]:
+        found = self._withdrawn.wait_closed(
+            uuid, self.conf.isolation.close_timeout
+        )
+        if self._complain:
+            self._withdrawn.forget(uuid)
+        return found
 
     def exceeds(self, guest: base.Guest) -> bool:
-        with open(self._path(guest.domain.uuid), encoding='utf-8') as f:
-            profile = f.read()
+        profile = self._profile(guest.domain.uuid)
         return bool(policy_module.surplus(profile, self.policy(guest)))
 
     def verify(self, guest: base.Guest) -> None:
@@ -292,6 +336,7 @@ class AppArmorHook(base.Hook):
 
     def release(self, uuid: str) -> None:
         self._written.pop(uuid, None)
+        self._withdrawn.forget(uuid)
         loaded = kernel.is_loaded(policy_module.profile_name(uuid))
         if not loaded and not os.path.lexists(self._path(uuid)):
             return

@@ -21,8 +21,8 @@ and called in the order of ``[isolation] hooks``. At a start:
 4. ``verify``: nothing changes any more; the guest runs if nobody objects.
 
 A device of a running guest comes with ``judge`` and ``widen`` before libvirt
-attaches it, ``narrow`` and ``verify`` after; and goes with ``narrow``, once
-libvirt says that it is gone.
+attaches it, ``narrow`` and ``verify`` after; and goes with ``narrow`` and
+``wait_closed``, once libvirt says that it is gone.
 
 A hook objects by raising :class:`nova_isolation.exceptions.Refusal` when the
 fault is the guest's, or :class:`nova_isolation.exceptions.HostFault` when it
@@ -196,6 +196,16 @@ class Hook(abc.ABC):
         :param guest: as it runs; at its start with stopped vCPUs
         :raises Refusal: when that fails
         """
+
+    def wait_closed(self, uuid: str) -> tuple[str, ...]:
+        """Wait until a guest's processes have closed what ``narrow`` took.
+
+        :param uuid: of the domain, which runs
+        :returns: in words what they have open even after the time that the
+            hook allows: a guest that keeps a device may not run
+        :raises IsolationError: when that cannot be told
+        """
+        return ()
 
     def exceeds(self, guest: Guest) -> bool:
         """Tell whether more is granted than the devices of a guest need.

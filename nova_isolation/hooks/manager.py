@@ -116,6 +116,16 @@ class HookManager:
         """See :meth:`nova_isolation.hooks.base.Hook.verify`."""
         self._call('verify', guest)
 
+    def wait_closed(self, uuid: str) -> tuple[str, ...]:
+        """See :meth:`nova_isolation.hooks.base.Hook.wait_closed`.
+
+        :param uuid: of the domain
+        :returns: what all hooks say
+        """
+        return tuple(
+            words for hook in self._hooks for words in hook.wait_closed(uuid)
+        )
+
     def exceeds(self, guest: base.Guest) -> bool:
         """See :meth:`nova_isolation.hooks.base.Hook.exceeds`.
 

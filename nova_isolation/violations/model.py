@@ -324,6 +324,63 @@ class Violation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Finding:
+    """What an operator has to know of a guest, where nothing was refused.
+
+    Keys of the payload beside those of every event:
+
+    ``kind``
+        ``device kept``: its process had a device open that was taken away
+    ``reason``
+        what was found, what was done about it, and what is to be done
+    ``attack``
+        whether that is the guest's own doing
+    ``summary``
+        all of it in one sentence
+    """
+
+    event_type: ClassVar[str] = 'isolation.finding'
+
+    host: str
+    instance: Instance
+    kind: str
+    reason: str
+    attack: bool = False
+    id: str = dataclasses.field(default_factory=new_id)
+    time: datetime.datetime = dataclasses.field(default_factory=now)
+
+    @property
+    def priority(self) -> str:
+        """The notification's priority: of an attack ``error``."""
+        return 'error' if self.attack else 'warn'
+
+    def summary(self) -> str:
+        """Tell it in one sentence.
+
+        :returns: e.g. ``instance vm1 (UUID), an attack: REASON``
+        """
+        attack = ', an attack' if self.attack else ''
+        reason = text.visible(self.reason, _REASON)
+        return f'{self.instance.words()}{attack}: {reason}'
+
+    def payload(self) -> Payload:
+        """Write the notification's payload.
+
+        :returns: the keys above
+        """
+        return {
+            'id': self.id,
+            'host': self.host,
+            'time': iso(self.time),
+            'instance': self.instance.payload(),
+            'kind': self.kind,
+            'reason': text.visible(self.reason, _REASON),
+            'attack': self.attack,
+            'summary': self.summary(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
 class Refused:
     """A guest was not started, or an operation on it not done.
 

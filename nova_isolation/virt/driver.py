@@ -457,6 +457,25 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
                 self.vif_driver.unplug(instance, vif)
                 raise
 
+    def detach_volume(
+        self,
+        context: Any,
+        connection_info: Any,
+        instance: 'objects.Instance',
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        with self._refusals('detaching a volume', instance):
+            super().detach_volume(
+                context, connection_info, instance, *args, **kwargs
+            )
+
+    def detach_interface(
+        self, context: Any, instance: 'objects.Instance', vif: Any
+    ) -> None:
+        with self._refusals('detaching an interface', instance):
+            super().detach_interface(context, instance, vif)
+
     def _detach_with_retry(
         self, guest: guest_module.Guest, *args: Any, **kwargs: Any
     ) -> None:
@@ -465,7 +484,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         finally:
             # before Nova disconnects what the guest had
             if self._isolation.active:
-                guest.settle()
+                guest.withdraw()
 
     def emit_event(self, event: Any) -> None:
         super().emit_event(event)

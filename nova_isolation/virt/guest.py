@@ -129,6 +129,8 @@ class Guest(libvirt_guest.Guest):
     def _prove(self) -> None:
         running = self._isolation.guest(self._domain.XMLDesc(0))
         self._isolation.hooks.narrow(running)
+        if kept := self._end_if_it_keeps_a_device(running):
+            raise exceptions.StillOpen(kept)
         self._isolation.hooks.verify(running)
 
     def is_running(self) -> bool:
@@ -239,6 +241,8 @@ class Guest(libvirt_guest.Guest):
     def _take_out(self, device: str, persistent: bool, live: bool) -> None:
         """Take a device out again, before Nova disconnects it."""
         try:
+            if not self.is_active():
+                return
             super().detach_device(_Device(device), persistent, live)
             end = time.monotonic() + _PATIENCE
             while time.monotonic() < end and not self._has_lost_a_device():
@@ -255,6 +259,22 @@ class Guest(libvirt_guest.Guest):
         """Tell whether it has rights to a device that it has not."""
         guest = self._isolation.guest(self._domain.XMLDesc(0))
         return self._isolation.hooks.exceeds(guest)
+
+    def withdraw(self) -> None:
+        """Withdraw the rights to what the guest no longer has, and wait.
+
+        What it had may be disconnected afterwards, and go to another guest.
+
+        :raises IsolationError: when it may be open or opened still; this is
+            tried again by the periodic task
+        """
+        try:
+            with self._isolation.turns.take(self.uuid):
+                self._narrow()
+        except BaseException:
+            self._isolation.turns.note(self.uuid)
+            raise
+        self._settle()
 
     def settle(self) -> None:
         """Withdraw the rights to what the guest no longer has.
@@ -324,7 +344,40 @@ class Guest(libvirt_guest.Guest):
         running = guest.domain.id is not None
         if running and self._isolation.hooks.owns(self.uuid):
             self._isolation.hooks.narrow(guest)
+            self._end_if_it_keeps_a_device(guest)
         self._isolation.hooks.learn(guest.domain)
+
+    def _end_if_it_keeps_a_device(self, guest: base.Guest) -> str:
+        """End a guest whose process has open what was taken from it.
+
+        :param guest: as it runs
+        :returns: why it does not run any more; '' when it goes on
+        :raises StillOpen: when it could not be ended
+        """
+        kept = self._isolation.hooks.wait_closed(self.uuid)
+        if not kept:
+            return ''
+        found = (
+            'its process still has open what was detached from it: '
+            + '; '.join(kept)
+        )
+        failure = None
+        if self._isolation.mode == 'complain':
+            done = 'reported only, in complain mode'
+        else:
+            done = 'the guest was stopped'
+            try:
+                self.poweroff()
+            except libvirt.libvirtError as e:
+                failure = e
+                done = f'the guest could not be stopped ({e}): end its process'
+        reason = f'{found}: {done}; do not trust what runs in it'
+        self._isolation.report_finding(
+            guest.domain, 'device kept', reason, attack=True
+        )
+        if failure:
+            raise exceptions.StillOpen(reason) from failure
+        return '' if self._isolation.mode == 'complain' else reason
 
     def _unsettled(self, error: Exception) -> None:
         LOG.error(

@@ -321,7 +321,9 @@ class Isolation:
         :param instance: Nova's instance
         :param error: why it was refused
         """
-        attack = isinstance(error, exceptions.DeceivingImage)
+        attack = isinstance(
+            error, exceptions.DeceivingImage | exceptions.StillOpen
+        )
         LOG.error(
             'isolation: %s refused%s: %s',
             operation,
@@ -329,22 +331,58 @@ class Isolation:
             error.message,
             instance=instance,
         )
-        try:
-            self.spool.put_event(
-                model.Refused(
-                    host=self.conf.host,
-                    instance=_instance(instance),
-                    operation=operation,
-                    reason=error.message,
-                    attack=attack,
-                )
+        self._leave(
+            model.Refused(
+                host=self.conf.host,
+                instance=_instance(instance),
+                operation=operation,
+                reason=error.message,
+                attack=attack,
             )
+        )
+
+    def report_finding(
+        self,
+        domain: domain_module.Domain,
+        kind: str,
+        reason: str,
+        *,
+        attack: bool = False,
+    ) -> None:
+        """Leave an ``isolation.finding`` for the agent; never raises.
+
+        :param domain: the guest's
+        :param kind: see :class:`nova_isolation.violations.model.Finding`
+        :param reason: what was found
+        :param attack: whether it is the guest's own doing
+        """
+        LOG.log(
+            logging.ERROR if attack else logging.WARNING,
+            'isolation: guest %s%s: %s',
+            domain.uuid,
+            ', an attack' if attack else '',
+            reason,
+        )
+        self._leave(
+            model.Finding(
+                host=self.conf.host,
+                instance=model.Instance.of(domain),
+                kind=kind,
+                reason=reason,
+                attack=attack,
+            )
+        )
+
+    def _leave(self, event: model.Refused | model.Finding) -> None:
+        try:
+            self.spool.put_event(event)
         except Exception as e:
-            # The refusal stands without its notification.
+            # What it tells of is done without it.
             LOG.error(
-                'isolation: this refusal is not notified: %s',
+                'isolation: %s of guest %s is not notified: %s',
+                event.event_type,
+                event.instance.uuid,
                 e,
-                instance=instance,
             )
 
 

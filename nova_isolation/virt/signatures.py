@@ -52,6 +52,8 @@ RELIED_ON: dict[type, dict[str, tuple[str, ...]]] = {
         '_detach_with_retry': ('guest',),
         'attach_interface': ('context', 'instance', 'image_meta', 'vif'),
         'attach_volume': ('context', 'connection_info', 'instance'),
+        'detach_interface': ('context', 'instance', 'vif'),
+        'detach_volume': ('context', 'connection_info', 'instance'),
         'check_can_live_migrate_destination': ('context', 'instance'),
         'check_can_live_migrate_source': ('context', 'instance'),
         'emit_event': ('event',),

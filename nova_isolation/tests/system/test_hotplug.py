@@ -102,6 +102,12 @@ class HotPlugTest(base.PairTestCase):
 
     def assert_nothing_else_denied(self):
         ours = (self.uuid, self.neighbour)
+        log = '/share/log/nova-compute.log'
+        for uuid in ours:
+            accused = f'isolation: guest {uuid}, an attack'
+            self.assertEqual(
+                '0', cloud.node(f'grep -c "{accused}" {log} || true').strip()
+            )
         new = cloud.denials()[self.before :]
         found = [d for d in new if any(u in d for u in ours)]
         self.assertEqual([], [d for d in found if '"/dev/pts/' not in d])
@@ -259,6 +265,45 @@ class HotPlugTest(base.PairTestCase):
         found = cloud.confinement(uuid)
         digest = cloud.node(f'sha256sum {cloud.PROFILES}/libvirt-{uuid}')
         return digest, found.loaded, found.pid, cloud.domain_xml(uuid)
+
+    def test_a_guest_that_keeps_a_disk_is_stopped(self):
+        uuid = cloud.boot('keeps')['id']
+        self.addCleanup(cloud.delete, uuid)
+        volume, device = self.volume('kept')
+        self.attach(uuid, volume)
+        answer = cloud.qmp(
+            uuid,
+            'blockdev-add',
+            **{
+                'driver': 'host_device',
+                'node-name': 'kept',
+                'filename': device,
+                'locking': 'off',
+            },
+        )
+        self.assertIn('"return"', answer)
+        with cloud.Consumer() as consumer:
+            self.detach(uuid, volume=volume)
+            # before Nova gives it to anybody else
+            self.assertEqual([], cloud.qemu_pids(uuid))
+            self.assert_volume('available', volume)
+            event = consumer.wait_for(
+                'the finding',
+                lambda e: e['event_type'] == 'isolation.finding',
+            )
+        self.assertEqual(uuid, event['instance']['uuid'])
+        self.assertTrue(event['attack'])
+        for words in (device, '<disk> vdb', 'the guest was stopped'):
+            self.assertIn(words, event['reason'])
+        self.attach(self.neighbour, volume)
+        self.assert_works(self.neighbour, volume, device)
+        self.detach(self.neighbour, volume=volume)
+        # Nova believes libvirt's event after 15 s
+        lablib.wait_for(
+            'Nova knows that it is off',
+            lambda: lablib.server(uuid)['status'] == 'SHUTOFF',
+        )
+        self.assert_nothing_else_denied()
 
     def test_a_disk_for_several_is_granted_to_each_of_them_alone(self):
         volume, device = self.volume('shared', multiattach=True)

@@ -566,6 +566,86 @@ class RemoveTest(PrivilegedTestCase):
         self.assertEqual(['libvirt-x'], self.names())
 
 
+@ddt.ddt
+class FindOpenTest(PrivilegedTestCase):
+    KNOWN = (('file', 1, 2), ('device', 3, 4), ('file', 5, 6))
+
+    def setUp(self):
+        super().setUp()
+        self.held = {'/proc/1': PROFILE, f'/proc/{os.getpid()}': PROFILE}
+        self.open = {1: {self.KNOWN[2], ('file', 7, 7)}}
+        self.hiding = set()
+        for name, value in (
+            ('kernel._label', self.held.get),
+            ('kernel.os.listdir', lambda _: ['self', *map(str, self.pids)]),
+        ):
+            self.useFixture(
+                fixtures.MonkeyPatch(f'nova_isolation.apparmor.{name}', value)
+            )
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.processes.opened',
+                lambda pid: frozenset(self.open.get(pid, ())),
+            )
+        )
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.processes.hides', self.hiding.__contains__
+            )
+        )
+
+    pids = (1, os.getpid())
+
+    def find(self, wanted=KNOWN, uuid=UUID):
+        # as it comes over the wire
+        return privileged.find_open(uuid, [list(item) for item in wanted])
+
+    def test_what_each_process_of_the_guest_has(self):
+        self.assertEqual([(2, 1)], self.find())
+        self.open[os.getpid()] = {self.KNOWN[0], self.KNOWN[2]}
+        self.assertEqual(
+            sorted([(2, 1), (0, os.getpid()), (2, os.getpid())]), self.find()
+        )
+
+    def test_a_process_with_another_profile_is_none_of_it(self):
+        self.held['/proc/1'] = f'{PROFILE}0 (enforce)'
+        self.assertEqual([], self.find())
+
+    def test_a_process_that_hides_files_may_have_them_all(self):
+        self.hiding.add(1)
+        self.assertEqual([(0, 1), (1, 1), (2, 1)], self.find())
+
+    def test_a_process_that_may_not_be_looked_at(self):
+        with mock.patch(
+            'nova_isolation.processes.opened', side_effect=PermissionError
+        ):
+            error = self.assertRaises(exceptions.HostFault, self.find)
+        self.assertIn(PROFILE, error.message)
+
+    @ddt.data(
+        None,
+        7,
+        'file',
+        {},
+        [None],
+        ['file'],
+        [['file', 1]],
+        [['file', 1, 2, 3]],
+        [['path', '/x']],
+        [['socket', 1, 2]],
+        [['file', '1', 2]],
+        [['file', 1, 2]] * 4097,
+    )
+    def test_what_are_no_identities(self, wanted):
+        self.assertRaises(
+            exceptions.InvalidPolicy, privileged.find_open, UUID, wanted
+        )
+
+    @ddt.data('x', '', None, UUID.upper(), f'{UUID}/..', [UUID])
+    def test_what_is_no_uuid(self, uuid):
+        self.assertRaises(exceptions.InvalidPolicy, self.find, (), uuid)
+
+
 class ProbeTest(PrivilegedTestCase):
     def assert_fault(self, *words):
         for anew in (True, False):
@@ -642,7 +722,12 @@ class ContextTest(base.BaseTestCase):
             check=True,
         ).stdout
         self.assertEqual(
-            {capabilities.CAP_MAC_ADMIN, capabilities.CAP_SYS_PTRACE},
+            {
+                capabilities.CAP_MAC_ADMIN,
+                capabilities.CAP_SYS_PTRACE,
+                capabilities.CAP_DAC_READ_SEARCH,
+                capabilities.CAP_CHECKPOINT_RESTORE,
+            },
             {int(number) for number in output.split()},
         )
 
@@ -663,6 +748,7 @@ class ContextTest(base.BaseTestCase):
                 'widen_profile',
                 'narrow_profile',
                 'remove_profile',
+                'find_open',
             },
             offered,
         )

@@ -23,12 +23,14 @@ from nova_isolation import domain as domain_module
 from nova_isolation.domain.devices import Filesystem
 from nova_isolation.domain.devices import Tpm
 from nova_isolation import exceptions
+from nova_isolation import neighbours
 from nova_isolation import processes
 from nova_isolation.tests import pretender
 
 UUID = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 OTHER = '8887d9d3-17f8-4388-8771-fab6312518d6'
 NAME = 'instance-00000001'
+_WAIT = 'import sys; print(flush=True); sys.stdin.read()'
 
 
 class ProcessesTestCase(base.BaseTestCase):
@@ -120,6 +122,109 @@ class ProcessesTest(ProcessesTestCase):
         self.assertTrue(
             processes.is_same(processes.Process(process.pid, started))
         )
+
+
+class OpenedTest(ProcessesTestCase):
+    """What a process has, by what it is and not by its name."""
+
+    def setUp(self):
+        super().setUp()
+        self.path = os.path.join(self.directory, 'volume')
+        with open(self.path, 'w') as f:
+            f.write('x' * 4096)
+        # what only root may: see the system tests
+        self.mapped = []
+        identities = processes._identities
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.processes._identities',
+                lambda path: (
+                    iter(self.mapped)
+                    if path.endswith('/map_files')
+                    else identities(path)
+                ),
+            )
+        )
+
+    def run_program(self, code):
+        process = subprocess.Popen(
+            [sys.executable, '-c', f'{code}\n{_WAIT}'],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=self.directory,
+        )
+        self.addCleanup(process.communicate)
+        process.stdout.readline()
+        return process
+
+    def assert_opened(self, pid):
+        self.assertIn(neighbours.identify(self.path), processes.opened(pid))
+
+    def test_a_file(self):
+        process = self.run_program('f = open("volume")')
+        self.assert_opened(process.pid)
+        os.rename(self.path, f'{self.path}-renamed')
+        with open(self.path, 'w'):
+            pass
+        self.path += '-renamed'
+        self.assert_opened(process.pid)
+
+    def test_a_device(self):
+        process = self.run_program('f = open("/dev/full")')
+        self.path = os.path.join(self.directory, 'link')
+        os.symlink('/dev/full', self.path)
+        self.assert_opened(process.pid)
+
+    def test_a_file_that_was_closed(self):
+        process = self.run_program('open("volume").close()')
+        self.assertNotIn(
+            neighbours.identify(self.path), processes.opened(process.pid)
+        )
+
+    def test_a_thread_with_descriptors_of_its_own(self):
+        process = self.run_program(
+            'import ctypes, os, threading\n'
+            'def keep():\n'
+            '    assert ctypes.CDLL(None).unshare(0x400) == 0\n'
+            '    os.open("volume", os.O_RDONLY)\n'
+            '    done.set()\n'
+            '    threading.Event().wait()\n'
+            'done = threading.Event()\n'
+            'threading.Thread(target=keep, daemon=True).start()\n'
+            'done.wait()\n'
+        )
+        self.assertNotIn(
+            neighbours.identify(self.path),
+            set(processes._identities(f'/proc/{process.pid}/fd')),
+        )
+        self.assert_opened(process.pid)
+
+    def test_a_file_in_a_socket(self):
+        keep = (
+            'import os, socket\n'
+            'one, other = socket.socketpair()\n'
+            'fd = os.open("volume", os.O_RDONLY)\n'
+            'socket.send_fds(one, [b"x"], [fd])\n'
+            'os.close(fd)\n'
+        )
+        process = self.run_program(keep)
+        self.assertTrue(processes.hides(process.pid))
+        process = self.run_program(
+            keep + '_, [fd], _, _ = socket.recv_fds(other, 1, 1)\n'
+        )
+        self.assertFalse(processes.hides(process.pid))
+        self.assert_opened(process.pid)
+
+    def test_what_is_mapped(self):
+        process = self.run_program('')
+        self.mapped.append(neighbours.identify(self.path))
+        self.assert_opened(process.pid)
+
+    def test_a_process_that_ended(self):
+        process = self.run_program('')
+        process.communicate()
+        self.assertEqual(frozenset(), processes.opened(process.pid))
+        self.assertFalse(processes.hides(process.pid))
 
 
 class HelpersTest(ProcessesTestCase):

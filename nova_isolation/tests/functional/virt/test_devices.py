@@ -555,6 +555,117 @@ class LateTest(DevicesTestCase):
         self.assertEqual([], self.verbs(self.server))
 
 
+class KeptTest(DevicesTestCase):
+    """A captured QEMU has a disk open that it has lost."""
+
+    KEPT = '/dev/mapper/volume (<disk> vdb) by process 7'
+
+    def setUp(self):
+        super().setUp()
+        self.attach_volume_and_wait()
+        self.recording.forget()
+        self.seen = []
+        disconnect = self.driver._disconnect_volume
+        self.driver._disconnect_volume = lambda *args, **kwargs: (
+            self.seen.append(
+                (self.state(self.uuid), disconnect(*args, **kwargs))
+            )
+        )
+        self.recording.kept = (self.KEPT,)
+
+    def assert_found(self, *words):
+        [event] = [
+            e for e in self.events() if e.event_type == 'isolation.finding'
+        ]
+        self.assertEqual('error', event.priority)
+        found = event.payload
+        self.assertTrue(found['attack'])
+        self.assertEqual('device kept', found['kind'])
+        self.assertEqual(self.uuid, found['instance']['uuid'])
+        self.assertEqual(self.server['name'], found['instance']['name'])
+        for word in (self.KEPT, *words):
+            self.assertIn(word, found['reason'])
+        self.assertIn(found['reason'], self.stdlog.logger.output)
+
+    def cannot_be_stopped(self):
+        def destroy():
+            raise isolation_fixtures.error('it is busy')
+
+        domain = self.domain(self.uuid)
+        self.useFixture(fixtures.MockPatchObject(domain, 'destroy', destroy))
+
+    def volumes(self):
+        return self.admin_api.get_server_volumes(self.uuid)
+
+    def test_it_is_stopped_before_the_volume_can_go_to_another_one(self):
+        self.detach_volume_and_wait()
+        self.assertEqual([('shutoff', None)], self.seen)
+        self.assertEqual([], self.volumes())
+        self.settled()
+        self.assertEqual('shutoff', self.state(self.uuid))
+        self.assert_found('was stopped')
+
+    def test_one_that_cannot_be_stopped_keeps_the_volume_for_nova_too(self):
+        self.cannot_be_stopped()
+        # nor is it the event that sees to it
+        self.connection.removed = lambda domain, alias: None
+        self.detach_volume_and_wait()
+        self.assertEqual([], self.seen)
+        self.assertEqual(1, len(self.volumes()))
+        self.assert_found('could not be stopped', 'it is busy')
+        self.assertIn('still has open', self.fault(self.server))
+
+    def test_who_could_not_be_stopped_is_looked_at_again(self):
+        self.cannot_be_stopped()
+        self.connection.removed = lambda domain, alias: None
+        self.detach_volume_and_wait()
+        self.recording.kept = ()
+        self.recording.forget()
+        self.driver.get_available_resource('compute1')
+        self.assertEqual([('narrow', 'running')], self.verbs(self.server))
+        # and Nova's user, too
+        self.detach_volume_and_wait()
+        self.assertEqual([('running', None)], self.seen)
+        self.assertEqual([], self.volumes())
+
+    def test_it_is_stopped_also_when_it_gives_it_up_late(self):
+        self.domain(self.uuid).obeys = False
+        self.recording.kept = ()
+        self.detach_volume_and_wait()
+        self.assertEqual('running', self.state(self.uuid))
+        self.recording.kept = (self.KEPT,)
+        self.domain(self.uuid).give_up(None)
+        self.settled()
+        self.assertEqual('shutoff', self.state(self.uuid))
+        self.assert_found('was stopped')
+
+    def test_it_gets_no_other_device(self):
+        self.assertRaises(client.OpenStackApiException, self.attach_interface)
+        self.assertEqual('shutoff', self.state(self.uuid))
+        self.assert_found('was stopped')
+        self.assertNotIn('verify', [v for v, _ in self.verbs(self.server)])
+
+    def test_in_complain_mode_that_is_reported_only(self):
+        self.driver._isolation.mode = 'complain'
+        self.connection.removed = lambda domain, alias: None
+        self.detach_volume_and_wait()
+        self.assertEqual([('running', None)], self.seen)
+        self.assert_found('reported only')
+
+    def test_nova_does_not_overtake_who_withdraws_the_right(self):
+        self.useFixture(
+            fixtures.MonkeyPatch('nova_isolation.virt.turns.PATIENCE', 0.1)
+        )
+        self.recording.kept = ()
+        with self.driver._isolation.turns.take(self.uuid):
+            self.detach_volume_and_wait()
+        self.assertEqual([], self.seen)
+        self.assertEqual(1, len(self.volumes()))
+        self.assertIn('has not ended', self.fault(self.server))
+        self.detach_volume_and_wait()
+        self.assertEqual([('running', None)], self.seen)
+
+
 class AtOnceTest(DevicesTestCase):
     """Changes that meet."""
 

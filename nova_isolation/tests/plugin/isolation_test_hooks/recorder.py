@@ -51,11 +51,13 @@ class Recording:
     :ivar granted: of each guest the domain that its rights are made of
     :ivar learned: of each guest the domain that others are compared with
     :ivar hosts: what the hook was told of the host
+    :ivar kept: what every guest keeps open of devices that it has lost
     """
 
     def __init__(self) -> None:
         self.granted: dict[str, Domain] = {}
         self.learned: dict[str, Domain] = {}
+        self.kept: tuple[str, ...] = ()
         self.calls: list[Call] = []
         self.guests: list[base.Guest] = []
         self.hosts: list[base.Host] = []
@@ -157,6 +159,9 @@ class Recorder(base.Hook):
 
     def forget(self, uuid: str) -> None:
         recording.learned.pop(uuid, None)
+
+    def wait_closed(self, uuid: str) -> tuple[str, ...]:
+        return recording.kept
 
     def exceeds(self, guest: base.Guest) -> bool:
         granted = recording.granted[guest.domain.uuid]

@@ -473,6 +473,38 @@ class SurplusTest(PolicyTestCase):
     def test_what_does_not_come_and_go_is_left_alone(self):
         profile = self.render(files=self.FILES)
         self.assertEqual(set(), self.surplus(profile, files=self.FILES[:3]))
+        self.assertEqual({}, self.lost(profile, files=self.FILES[:3]))
+
+    def lost(self, profile, **fields):
+        return policy.lost(profile, dataclasses.replace(POLICY, **fields))
+
+    def test_the_files_of_devices_that_are_gone(self):
+        profile = self.render(files=self.FILES)
+        self.assertEqual({}, self.lost(profile, files=self.FILES))
+        self.assertEqual(
+            {'/dev/x': '<hostdev> usb', '/i/x': '<disk> vdx; <disk> vdy'},
+            self.lost(profile, files=(DISK,)),
+        )
+
+    def test_a_file_that_another_device_has_is_not_lost(self):
+        profile = self.render(files=self.FILES)
+        other = policy.FileGrant('/i/x', 'rk', '<disk> vdz')
+        self.assertEqual(
+            {'/dev/x': '<hostdev> usb'},
+            self.lost(profile, files=(DISK, other)),
+        )
+
+    @hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+    @hypothesis.given(TEXT)
+    def test_the_path_of_what_is_lost_is_that_which_was_granted(self, name):
+        grant = policy.FileGrant(f'/dev/{name}', 'rwk', '<disk> vdx')
+        try:
+            profile = self.render(files=(DISK, grant))
+        except exceptions.InvalidPolicy:
+            return
+        self.assertEqual(
+            {grant.path: grant.origin}, self.lost(profile, files=(DISK,))
+        )
 
 
 class HostileTest(PolicyTestCase):

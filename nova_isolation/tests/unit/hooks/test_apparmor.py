@@ -41,6 +41,7 @@ from nova_isolation import exceptions
 from nova_isolation.hooks import apparmor
 from nova_isolation.hooks import base as hooks_base
 from nova_isolation import images
+from nova_isolation import neighbours
 from nova_isolation import privileged
 from nova_isolation import processes
 from nova_isolation.tests.unit.apparmor import compiled
@@ -418,6 +419,78 @@ class DevicesTest(AppArmorTestCase):
         self.assertTrue(self.hook.exceeds(alone))
         self.hook.narrow(alone)
         self.assertFalse(self.hook.exceeds(alone))
+
+    def assert_looked_for(self, *paths):
+        asked = []
+
+        def find_open(uuid, wanted):
+            asked.extend(wanted)
+            return [(place, PID) for place in range(len(wanted))]
+
+        self.config.config(close_timeout=1, group='isolation')
+        with (
+            mock.patch.object(privileged, 'find_open', find_open),
+            mock.patch('nova_isolation.hooks.withdrawn._PAUSE', 1),
+        ):
+            found = self.hook.wait_closed(UUID)
+        expected = {neighbours.identify(str(path)) for path in paths}
+        self.assertEqual(expected, set(asked))
+        self.assertEqual(len(paths), len(found))
+        return found
+
+    def test_what_is_gone_is_looked_for_in_the_guest_s_processes(self):
+        self.hook.narrow(self.running)
+        self.hook.widen(self.wider)
+        self.assert_looked_for()
+        self.hook.narrow(self.running)
+        [told] = self.assert_looked_for(self.added)
+        for words in (str(self.added), '<disk> vdx', f'process {PID}'):
+            self.assertIn(words, told)
+        # until somebody has closed it
+        self.assert_looked_for(self.added)
+        self.hook.prepare(self.stated('libvirt-11.3-running'))
+        self.assert_looked_for()
+
+    def test_what_goes_while_another_one_comes_is_looked_for(self):
+        self.hook.narrow(self.wider)
+        self.hook.widen(
+            self.with_device(
+                "<interface type='ethernet'>"
+                "<mac address='fa:16:3e:00:00:09'/><target dev='tap9'/>"
+                '</interface>'
+            )
+        )
+        self.assert_looked_for(self.added)
+
+    def test_what_was_to_be_withdrawn_and_could_not_be_is_looked_for(self):
+        self.hook.narrow(self.wider)
+        with mock.patch.object(
+            privileged, 'narrow_profile', side_effect=OSError
+        ):
+            self.assertRaises(OSError, self.hook.narrow, self.running)
+        self.hook.narrow(self.running)
+        self.assert_looked_for(self.added)
+
+    def test_what_everybody_has_is_not_looked_for(self):
+        self.config.config(shared_paths=[str(self.added)], group='isolation')
+        self.hook.narrow(self.wider)
+        cached = self.instances / '_base' / 'image'
+        cached.write_bytes(b'')
+        text = self.path.read_text().replace(
+            '\n}',
+            f'\n  # <disk> vdy, backing file\n  "{cached}" rk,\n'
+            '  # <hostdev> usb\n  "/dev/vfio/vfio" rw,\n}',
+        )
+        self.path.write_text(text)
+        self.hook.narrow(self.running)
+        self.assert_looked_for()
+
+    def test_in_complain_mode_it_is_told_once(self):
+        self.config.config(mode='complain', group='isolation')
+        self.hook.narrow(self.wider)
+        self.hook.narrow(self.running)
+        self.assert_looked_for(self.added)
+        self.assert_looked_for()
 
     def test_what_another_version_grants_to_all_does_not_exceed(self):
         # a running guest keeps the rest of its profile, whatever it is

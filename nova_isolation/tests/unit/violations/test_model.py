@@ -253,6 +253,43 @@ class RefusedTestCase(base.BaseTestCase):
         )
 
 
+class FindingTestCase(base.BaseTestCase):
+    FOUND = model.Finding(
+        id='11111111-2222-3333-4444-555555555555',
+        time=_TIME,
+        host='cmp1',
+        instance=_TWO,
+        kind='device kept',
+        reason='it has /dev/sdc\nopen',
+    )
+
+    def test_the_whole_payload(self):
+        self.assertEqual('isolation.finding', self.FOUND.event_type)
+        self.assertEqual('warn', self.FOUND.priority)
+        self.assertEqual(
+            {
+                'id': '11111111-2222-3333-4444-555555555555',
+                'host': 'cmp1',
+                'time': '2026-11-23T07:54:59.517000Z',
+                'instance': _TWO.payload(),
+                'kind': 'device kept',
+                'attack': False,
+                'reason': 'it has /dev/sdc\\nopen',
+                'summary': (
+                    f'instance vm2 ({_TWO.uuid}) of project globex: it has '
+                    '/dev/sdc\\nopen'
+                ),
+            },
+            self.FOUND.payload(),
+        )
+
+    def test_an_attack_is_more_than_a_warning(self):
+        attack = dataclasses.replace(self.FOUND, attack=True)
+        self.assertEqual('error', attack.priority)
+        self.assertIn('globex, an attack: it has', attack.summary())
+        self.assertTrue(attack.payload()['attack'])
+
+
 class InstanceTestCase(base.BaseTestCase):
     def test_it_is_what_nova_wrote_into_the_domain(self):
         described = domain.parse(
