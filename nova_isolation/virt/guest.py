@@ -300,13 +300,15 @@ class Guest(libvirt_guest.Guest):
                 and self._has_lost_a_device()
             )
         except Exception as e:
-            LOG.warning(
-                'isolation: guest %s cannot be checked for rights to devices '
-                'that it has lost: %s',
-                self.uuid,
-                e,
-            )
+            if self._isolation.doubt(self.uuid, str(e)):
+                LOG.warning(
+                    'isolation: guest %s cannot be checked for rights to '
+                    'devices that it has lost: %s',
+                    self.uuid,
+                    e,
+                )
             return
+        self._isolation.doubt(self.uuid, None)
         if missed:
             self.settle()
 

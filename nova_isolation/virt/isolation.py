@@ -81,6 +81,8 @@ class Isolation:
         self._believed: dict[str, frozenset[str]] = {}
         # of each guest that the hooks know: libvirt's id of it, -1 when off
         self._known: dict[str, int] = {}
+        # why guests cannot be checked, as it was last said
+        self._doubts: dict[str, str] = {}
 
     @property
     def active(self) -> bool:
@@ -210,6 +212,20 @@ class Isolation:
                 stack.enter_context(self.turns.take(uuid))
             self.hooks.release(uuid)
             self.turns.forget(uuid)
+            self.doubt(uuid, None)
+
+    def doubt(self, uuid: str, why: str | None) -> bool:
+        """Remember why a guest cannot be checked periodically.
+
+        :param uuid: of the domain
+        :param why: the cause, or None when it can be checked
+        :returns: whether that is news to be told
+        """
+        with self._lock:
+            before = self._doubts.pop(uuid, None)
+            if why is not None:
+                self._doubts[uuid] = why
+        return why not in (None, before)
 
     @staticmethod
     def is_complete(xml: str) -> bool:

@@ -529,6 +529,20 @@ class LateTest(DevicesTestCase):
         self.periodic_task()
         self.assertEqual([('narrow', 'running')], self.verbs(self.server))
 
+    def test_what_cannot_be_checked_is_said_once_until_it_changes(self):
+        def said():
+            return self.stdlog.logger.output.count('cannot be checked')
+
+        for cause, times in (('a', 1), ('a', 1), ('b', 2), ('a', 3)):
+            self.recording.object_at('exceeds', exceptions.Refusal(cause))
+            self.periodic_task()
+            self.assertEqual(times, said(), cause)
+        self.recording.agree()
+        self.periodic_task()
+        self.recording.object_at('exceeds', exceptions.Refusal('a'))
+        self.periodic_task()
+        self.assertEqual(4, said())
+
     def test_a_guest_that_is_not_to_run_yet_keeps_what_it_has(self):
         # nova-compute may have died between its start and its proof
         self.domain(self.uuid).suspend()

@@ -102,6 +102,13 @@ class Recording:
         """
         state = self.look(uuid) if uuid else ''
         self.calls.append(Call(verb, uuid, state, number))
+        self.object(verb)
+
+    def object(self, verb: str) -> None:
+        """Object if that is wanted.
+
+        :param verb: the method's name
+        """
         error, once = self._objections.get(verb, (None, False))
         if once:
             del self._objections[verb]
@@ -164,6 +171,7 @@ class Recorder(base.Hook):
         return recording.kept
 
     def exceeds(self, guest: base.Guest) -> bool:
+        recording.object('exceeds')
         granted = recording.granted[guest.domain.uuid]
         return bool(_devices(granted) - _devices(guest.domain))
 
