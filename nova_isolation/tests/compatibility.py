@@ -300,9 +300,10 @@ ROWS = (
         'Documented for kernels that see them as network.',
         (
             Part(
-                OPEN,
-                "Not tried. A disk there is granted by its path as any other; "
-                "NFS's own sockets are the kernel's and none of QEMU's.",
+                RUN,
+                "Granted by its path as any other; NFS's sockets are the "
+                "kernel's and none of QEMU's.",
+                _devices('a_disk_on_nfs'),
             ),
         ),
     ),

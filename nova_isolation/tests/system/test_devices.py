@@ -120,6 +120,27 @@ def end(label, pid):
     os.kill(pid, signal.SIGTERM)
 
 
+def _overlay(path, backing):
+    """Make a qcow2 file on a raw one."""
+    subprocess.run(
+        [
+            *('qemu-img', 'create', '-q', '-f', 'qcow2'),
+            *('-F', 'raw', '-b', str(backing), str(path)),
+        ],
+        check=True,
+    )
+    path.chmod(0o666)
+
+
+def _disk(name, target, kind='qcow2', device='disk', bus='virtio'):
+    """The XML of a disk in the instance's directory."""
+    return (
+        f"<disk type='file' device='{device}'><driver name='qemu'"
+        f" type='{kind}'/><source file='{{instance}}/{name}'/>"
+        f"<target dev='{target}' bus='{bus}'/></disk>"
+    )
+
+
 class DevicesTest(unittest.TestCase):
     def setUp(self):
         super().setUp()
@@ -472,27 +493,10 @@ class DevicesTest(unittest.TestCase):
             (base / name).write_bytes(b'0' * (1 << 20))
             (base / name).chmod(0o644)
 
-        def overlay(path, backing):
-            subprocess.run(
-                [
-                    *('qemu-img', 'create', '-q', '-f', 'qcow2'),
-                    *('-F', 'raw', '-b', str(backing), str(path)),
-                ],
-                check=True,
-            )
-            path.chmod(0o666)
-
-        def disk(name, target, kind='qcow2', device='disk', bus='virtio'):
-            return (
-                f"<disk type='file' device='{device}'><driver name='qemu'"
-                f" type='{kind}'/><source file='{{instance}}/{name}'/>"
-                f"<target dev='{target}' bus='{bus}'/></disk>"
-            )
-
         def prepare(instance):
-            overlay(instance / 'disk.swap', base / 'swap_1')
+            _overlay(instance / 'disk.swap', base / 'swap_1')
             for name in ('disk', 'disk.rescue', 'disk.eph0'):
-                overlay(instance / name, base / 'ephemeral_1_40d1d2c')
+                _overlay(instance / name, base / 'ephemeral_1_40d1d2c')
             (instance / 'disk.config').write_bytes(b'0' * 4096)
             (instance / 'disk.config').chmod(0o666)
 
@@ -501,11 +505,11 @@ class DevicesTest(unittest.TestCase):
                 'odd',
                 prepare=prepare,
                 boot=UEFI.format('odd'),
-                devices=disk('disk.rescue', 'vda')
-                + disk('disk', 'vdb')
-                + disk('disk.eph0', 'vdc')
-                + disk('disk.swap', 'vdd')
-                + disk('disk.config', 'sda', 'raw', 'cdrom', 'sata'),
+                devices=_disk('disk.rescue', 'vda')
+                + _disk('disk', 'vdb')
+                + _disk('disk.eph0', 'vdc')
+                + _disk('disk.swap', 'vdd')
+                + _disk('disk.config', 'sda', 'raw', 'cdrom', 'sata'),
             )
         own = f'{place}/{policy.uuid}'
         self.assertEqual(
@@ -525,6 +529,61 @@ class DevicesTest(unittest.TestCase):
                 if f.origin not in ('<loader>', '<nvram>')
             },
         )
+
+    def serve_nfs(self, directory):
+        """Have a directory served, and used, over NFS.
+
+        :returns: where it is mounted
+        """
+        place = pathlib.Path('/srv/over-nfs')
+        for made in (directory, place):
+            made.mkdir()
+        options = 'rw,no_root_squash,insecure,fsid=0,no_subtree_check'
+        for command in (
+            'modprobe nfsd',
+            'mount -t nfsd nfsd /proc/fs/nfsd',
+            f'exportfs -i -o {options} 127.0.0.1:{directory}',
+            'rpc.mountd --no-nfs-version 3',
+            # 10 s is the shortest time of grace, and the first file is opened
+            # after it
+            'rpc.nfsd --no-nfs-version 3 --grace-time 10 --lease-time 10 1',
+            f'mount -t nfs4 127.0.0.1:/ {place}',
+        ):
+            subprocess.run(command.split(), check=True, timeout=60)
+        self.addCleanup(subprocess.run, ['umount', '--lazy', str(place)])
+        return place
+
+    def test_a_disk_on_nfs(self):
+        served = pathlib.Path('/srv/served')
+        place = self.serve_nfs(served)
+        base = place / '_base'
+        base.mkdir()
+        (base / 'swap_1').write_bytes(b'0' * (1 << 20))
+        (base / 'swap_1').chmod(0o644)
+
+        def prepare(instance):
+            _overlay(instance / 'disk', base / 'swap_1')
+
+        name = 'remote'
+        with mock.patch.object(sys.modules[__name__], 'INSTANCES', place):
+            policy = self.run_guest(
+                name, prepare=prepare, devices=_disk('disk', 'vda')
+            )
+        self.assertEqual(
+            {f'{place}/{policy.uuid}/disk': 'rwk', f'{base}/swap_1': 'rk'},
+            {f.path: f.access for f in policy.files},
+        )
+        # the kernel's own sockets carry it, and QEMU needs none
+        for command in ('write -P 77 0 4k', 'flush'):
+            told = virsh(
+                *('qemu-monitor-command', '--hmp', name),
+                'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend '
+                f'"{command}"',
+            )
+            self.assertEqual('', told.strip())
+        written = (served / policy.uuid / 'disk').read_bytes()
+        self.assertIn(bytes([77]) * 4096, written)
+        self.assertEqual([], self.denied(name, policy.profile))
 
     def test_a_core_dump_by_the_operator(self):
         name = 'dumped'
