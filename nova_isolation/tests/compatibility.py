@@ -87,6 +87,10 @@ def _made_up(*tests: str) -> tuple[str, ...]:
     return _named(module, 'MadeUpDevicesTest', *tests)
 
 
+def _plugs(case: str, *tests: str) -> tuple[str, ...]:
+    return _named('functional.virt.test_devices', case, *tests)
+
+
 def _operations(*tests: str) -> tuple[str, ...]:
     return _named('system.test_operations', 'OperationsTest', *tests)
 
@@ -172,11 +176,12 @@ ROWS = (
         (
             Part(
                 MODELLED,
-                'Both modes.',
+                'Both modes, and the right comes and goes with one that is '
+                'plugged.',
                 _stock('a_vhost_user_interface')
-                + _made_up('a_vhost_user_socket'),
+                + _made_up('a_vhost_user_socket')
+                + _plugs('PlugTest', 'a_vhost_user_interface_comes_and_goes'),
             ),
-            Part(OPEN, 'Hot-plug of one.'),
         ),
     ),
     Row(
@@ -236,7 +241,8 @@ ROWS = (
         (
             Part(
                 MODELLED,
-                "Each has its own group's or device's node and no other.",
+                "Each has its own group's or device's node and no other, also "
+                'when it is plugged.',
                 _stock(
                     'a_pci_device_is_its_group_and_no_other',
                     'a_mediated_device_is_its_group_and_no_other',
@@ -246,9 +252,13 @@ ROWS = (
                     'a_pci_device_or_a_virtual_function',
                     'a_pci_device_through_iommufd',
                     'a_mediated_device',
+                )
+                + _plugs(
+                    'HostDevicesTest',
+                    'the_device_goes_and_comes',
+                    'its_end_withdraws_the_right',
                 ),
             ),
-            Part(OPEN, 'Hot-plug of one.'),
         ),
     ),
     Row(

@@ -225,6 +225,25 @@ class PlugTest(DevicesTestCase):
         self.assert_nothing_attached()
         self.assert_unharmed()
 
+    def test_a_vhost_user_interface_comes_and_goes(self):
+        path = '/run/vhost-user/socket'
+        self.neutron.default_port = {
+            **self.neutron.default_port,
+            'binding:vif_type': 'vhostuser',
+            'binding:vif_details': {
+                'vhostuser_mode': 'server',
+                'vhostuser_socket': path,
+            },
+        }
+        self.attach_interface()
+        self.assertEqual([*PLUG, *PROOF], self.verbs(self.server))
+        [found] = self.recording.granted[self.uuid].interfaces
+        self.assertEqual((path, True), (found.link.path, found.link.listens))
+        [port] = self.admin_api.get_port_interfaces(self.uuid)
+        self.admin_api.detach_interface(self.uuid, port['port_id'])
+        self.wait('the end of its right', lambda: self.granted() == ([], []))
+        self.assert_unharmed()
+
     def test_a_paused_guest_takes_a_device_and_stays_paused(self):
         self.act(self.server, pause={})
         self.recording.forget()
