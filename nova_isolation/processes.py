@@ -108,7 +108,7 @@ def helpers(
             )
         found += [Helper('swtpm', '<tpm>', p, True) for p in emulators]
     for index, share in enumerate(domain.filesystems):
-        if share.driver == 'virtiofs' and not share.socket:
+        if share.has_helper:
             path = f'{runtime_directory}/{short}-fs{index}-fs.pid'
             origin = f'<filesystem> {share.target}'
             process, arguments = _read(path, 'the virtiofsd')

@@ -17,6 +17,7 @@ securityfs) and ``procattr.c`` (the labels of processes).
 """
 
 from collections.abc import Mapping
+import contextlib
 import errno
 import functools
 import hashlib
@@ -110,18 +111,38 @@ def is_loaded(profile: str) -> bool:
     return bool(_loaded(profile))
 
 
+def enforces(word: str) -> bool:
+    """Tell whether the kernel holds a profile that a word is about.
+
+    :param word: in the profile's name; one without a name is named as its
+        program
+    :returns: whether one of them is in enforce mode
+    """
+    for name in _directories():
+        # or unloaded meanwhile
+        with contextlib.suppress(FileNotFoundError):
+            if word in name:
+                with open(os.path.join(_PROFILES, name, 'mode')) as f:
+                    if f.read().strip() == 'enforce':
+                        return True
+    return False
+
+
 def _loaded(profile: str) -> list[str]:
-    # each profile is a directory NAME.NUMBER
-    try:
-        names = os.listdir(_PROFILES)
-    except FileNotFoundError:
-        return []
     return [
         name
-        for name in names
+        for name in _directories()
         if name.rpartition('.')[0] == profile
         and name.rpartition('.')[2].isdigit()
     ]
+
+
+def _directories() -> list[str]:
+    # each profile is a directory NAME.NUMBER
+    try:
+        return os.listdir(_PROFILES)
+    except FileNotFoundError:
+        return []
 
 
 def labels(pid: int) -> dict[int, str]:

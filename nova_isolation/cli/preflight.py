@@ -48,6 +48,7 @@ from nova_isolation.violations import text
 
 _AUDIT_LOG = '/var/log/audit/audit.log'
 _HOST = 'host'
+_HELPERS = 'its helper processes'
 _SHOWN = 1024
 
 
@@ -286,6 +287,7 @@ class Examination:
             complete = etree.tostring(root, encoding='unicode')
             guest = self._describe(complete)
         apparmor_hook.check_stated(guest.domain)
+        hook.foresee(guest)
         policy = hook.policy(guest)
         path = os.path.join(self.directory, policy.profile)
         with open(path, 'w', encoding='utf-8') as f:
@@ -326,15 +328,17 @@ class Examination:
         )
         try:
             # those that libvirt labels have the guest's
-            helpers.check(
+            reported = helpers.check(
                 domain,
                 labels[0] if labels else '',
                 self._runtime,
                 lenient=self.conf.isolation.unconfined_helpers == 'report',
             )
         except exceptions.NotConfined as e:
-            what = 'its helper processes'
-            yield Finding(self._objection, what, e.message)
+            yield Finding(self._objection, _HELPERS, e.message)
+        else:
+            for words in reported:
+                yield Finding(Result.NOTE, _HELPERS, words)
 
     def _used(
         self,

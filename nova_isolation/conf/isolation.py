@@ -160,8 +160,9 @@ connection.
             ('refuse', 'The guest does not start.'),
             (
                 'report',
-                "The guest starts, and a warning in nova-compute's log names "
-                'the guest, the process and its label.',
+                "The guest starts, and a warning in nova-compute's log and an "
+                '``isolation.finding`` (kind ``helper unconfined``) name the '
+                'guest, the process and its label, once for each start.',
             ),
         ],
         help="""
@@ -173,9 +174,11 @@ It counts as confined when a profile in enforce mode is attached to the
 program: ``libvirt-virtiofsd``, which is in ``etc/apparmor.d`` of
 nova-isolation's source tree and does for every guest, or one of your own, best
 under the same name: it is the one that guests, and libvirtd's own profile,
-expect there. Debian's own ``/etc/apparmor.d/virtiofsd`` gives a name and
-confines nothing. nova-isolation sees that there is such a profile, not what it
-allows.
+expect there. While the kernel holds none in enforce mode with ``virtiofsd`` in
+its name (the program's, where the profile has none), the guest is refused
+before anything of it is stopped or changed. Debian's own
+``/etc/apparmor.d/virtiofsd`` gives a name and confines nothing. nova-isolation
+sees that there is such a profile, not what it allows.
 
 swtpm, which libvirt starts with the guest's label, has to have it with either
 value. Related options: no guest with a share starts unless

@@ -81,6 +81,11 @@ class Filesystem:
     binary: str | None = None
     readonly: bool = False
 
+    @property
+    def has_helper(self) -> bool:
+        """Whether libvirt starts a virtiofsd for it."""
+        return self.driver == 'virtiofs' and not self.socket
+
 
 @dataclasses.dataclass(frozen=True)
 class Crypto:

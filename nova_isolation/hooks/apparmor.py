@@ -115,7 +115,14 @@ class AppArmorHook(base.Hook):
         self._register.drop(uuid)
         self._written.pop(uuid, None)
 
+    @property
+    def _lenient(self) -> bool:
+        """Whether helpers that libvirt leaves unconfined are reported."""
+        reports = self.conf.isolation.unconfined_helpers == 'report'
+        return bool(self._complain or reports)
+
     def judge(self, guest: base.Guest) -> None:
+        self.foresee(guest)
         privileged.check_profile(self.policy(guest).to_wire())
 
     def prepare(self, guest: base.Guest) -> None:
@@ -133,6 +140,7 @@ class AppArmorHook(base.Hook):
     def _admit(self, guest: base.Guest) -> policy_module.Policy:
         """Compute what a guest may get, if it may have what it has."""
         check_stated(guest.domain)
+        self.foresee(guest)
         if guest.domain.unknown:
             LOG.warning(
                 'isolation: guest %s has what nova-isolation does not know '
@@ -143,6 +151,15 @@ class AppArmorHook(base.Hook):
         policy = self.policy(guest)
         self._compare(guest.domain)
         return policy
+
+    def foresee(self, guest: base.Guest) -> None:
+        """Object to a guest that could not be proven once it runs.
+
+        :param guest: as it will start, or as it runs
+        :raises NotConfined: when nothing will confine a helper of it
+        """
+        if not self._lenient:
+            helpers.foresee(guest.domain)
 
     def _note_lost(
         self, guest: base.Guest, policy: policy_module.Policy
@@ -216,7 +233,7 @@ class AppArmorHook(base.Hook):
         profile = self._profile(guest.domain.uuid)
         return bool(policy_module.surplus(profile, self.policy(guest)))
 
-    def verify(self, guest: base.Guest) -> None:
+    def verify(self, guest: base.Guest) -> tuple[str, ...]:
         options = self.conf.isolation
         domain = guest.domain
         profile = policy_module.profile_name(domain.uuid)
@@ -233,11 +250,11 @@ class AppArmorHook(base.Hook):
                 f'thread {thread} of the guest runs as {label!r} instead of '
                 f'{expected!r}'
             )
-        helpers.check(
+        reported = helpers.check(
             domain,
             expected,
             options.libvirt_runtime_directory,
-            lenient=self._complain or options.unconfined_helpers == 'report',
+            lenient=self._lenient,
         )
         path = self._path(domain.uuid)
         if not self._is_held(domain.uuid):
@@ -259,6 +276,7 @@ class AppArmorHook(base.Hook):
             expected,
             path,
         )
+        return reported
 
     def _is_held(self, uuid: str) -> bool:
         """Tell whether the kernel holds just what a guest's file compiles to.

@@ -215,12 +215,15 @@ class Hook(abc.ABC):
         """
         return False
 
-    def verify(self, guest: Guest) -> None:
+    def verify(self, guest: Guest) -> tuple[str, ...]:
         """Prove that the guest's process is confined.
 
         :param guest: as it runs; at its start with stopped vCPUs
+        :returns: in words what is not, where the configuration says that it
+            is only to be reported
         :raises Refusal: when it is not proven
         """
+        return ()
 
     def owns(self, uuid: str) -> bool:
         """Tell whether this hook has made something for a guest.

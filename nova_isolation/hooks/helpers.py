@@ -16,14 +16,34 @@ libvirt starts swtpm with the guest's label. virtiofsd it starts with none: it
 then has that of the profile which is attached to the program, if there is one.
 """
 
-from oslo_log import log as logging
-
 from nova_isolation.apparmor import kernel
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
 from nova_isolation import processes
 
-LOG = logging.getLogger(__name__)
+_CAUSE = (
+    'libvirt starts it without a label, and no profile that confines is '
+    'attached to it'
+)
+_WAY_OUT = (
+    'load libvirt-virtiofsd, which is in etc/apparmor.d of nova-isolation, or '
+    'one of your own with virtiofsd in its name; or set [isolation] '
+    'unconfined_helpers to report'
+)
+
+
+def foresee(domain: domain_module.Domain) -> None:
+    """Object to a guest of which a helper will not be confined.
+
+    :param domain: the guest's domain, before its start
+    :raises NotConfined: when no profile is there for its virtiofsd
+    """
+    for share in domain.filesystems:
+        if share.has_helper and not kernel.enforces('virtiofsd'):
+            raise exceptions.NotConfined(
+                f'the virtiofsd of <filesystem> {share.target} would run as '
+                f"'unconfined': {_CAUSE}: {_WAY_OUT}"
+            )
 
 
 def check(
@@ -32,7 +52,7 @@ def check(
     runtime_directory: str,
     *,
     lenient: bool,
-) -> None:
+) -> tuple[str, ...]:
     """Check the labels of all helpers of a guest.
 
     :param domain: the guest's domain, running
@@ -40,8 +60,10 @@ def check(
     :param runtime_directory: ``[isolation] libvirt_runtime_directory``
     :param lenient: whether to report one that libvirt leaves unconfined
         instead of objecting
+    :returns: what is to be reported, in words
     :raises NotConfined: when one is not confined, or not found
     """
+    reported = []
     for helper in processes.helpers(runtime_directory, domain):
         pid = helper.process.pid
         named = f'the {helper.program} of {helper.origin} (process {pid})'
@@ -56,17 +78,11 @@ def check(
                 )
             if _is_confined(label):
                 continue
-            why = (
-                f'{named} runs as {label!r}: libvirt starts it without a '
-                'label, and no profile that confines is attached to it'
-            )
+            why = f'{named} runs as {label!r}: {_CAUSE}'
             if not lenient:
-                raise exceptions.NotConfined(
-                    f'{why}: load libvirt-virtiofsd, which is in '
-                    'etc/apparmor.d of nova-isolation, or one of your own; '
-                    'or set [isolation] unconfined_helpers to report'
-                )
-            LOG.warning('isolation: guest %s: %s', domain.uuid, why)
+                raise exceptions.NotConfined(f'{why}: {_WAY_OUT}')
+            reported.append(why)
+    return tuple(reported)
 
 
 def _is_confined(label: str) -> bool:

@@ -13,6 +13,8 @@
 """Loads the configured hooks and calls them in order."""
 
 from collections.abc import Iterable
+import itertools
+from typing import Any
 
 from lxml import etree
 from oslo_config import cfg
@@ -112,9 +114,13 @@ class HookManager:
         """See :meth:`nova_isolation.hooks.base.Hook.narrow`."""
         self._call('narrow', guest)
 
-    def verify(self, guest: base.Guest) -> None:
-        """See :meth:`nova_isolation.hooks.base.Hook.verify`."""
-        self._call('verify', guest)
+    def verify(self, guest: base.Guest) -> tuple[str, ...]:
+        """See :meth:`nova_isolation.hooks.base.Hook.verify`.
+
+        :param guest: as it runs
+        :returns: what all hooks say
+        """
+        return self._words('verify', guest)
 
     def wait_closed(self, uuid: str) -> tuple[str, ...]:
         """See :meth:`nova_isolation.hooks.base.Hook.wait_closed`.
@@ -122,9 +128,7 @@ class HookManager:
         :param uuid: of the domain
         :returns: what all hooks say
         """
-        return tuple(
-            words for hook in self._hooks for words in hook.wait_closed(uuid)
-        )
+        return self._words('wait_closed', uuid)
 
     def exceeds(self, guest: base.Guest) -> bool:
         """See :meth:`nova_isolation.hooks.base.Hook.exceeds`.
@@ -142,21 +146,27 @@ class HookManager:
         """
         return any(hook.owns(uuid) for hook in self._hooks)
 
+    def _words(self, verb: str, argument: object) -> tuple[str, ...]:
+        # one that has nothing to say may say None
+        said = [words or () for words in self._call(verb, argument)]
+        return tuple(itertools.chain.from_iterable(said))
+
     def _call(
         self,
         verb: str,
         argument: object,
         failed: type[exceptions.IsolationError] = exceptions.HookFailed,
-    ) -> None:
+    ) -> list[Any]:
         """Call one verb of all hooks, in their order.
 
         A hook that fails counts as one that objects: a lost privileged helper,
         a full disk, a defect of ours; whatever it is, the guest was not
         confined, and Nova has to be told why.
         """
+        results = []
         for hook in self._hooks:
             try:
-                getattr(hook, verb)(argument)
+                results.append(getattr(hook, verb)(argument))
             except exceptions.IsolationError:
                 raise
             except Exception as e:
@@ -165,6 +175,7 @@ class HookManager:
                 raise failed(
                     f'{verb} of {name} failed: {type(e).__name__}: {e}'
                 ) from e
+        return results
 
     def release(self, uuid: str) -> list[Exception]:
         """Let every hook remove what it made, whatever the others do.

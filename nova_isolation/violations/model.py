@@ -330,7 +330,9 @@ class Finding:
     Keys of the payload beside those of every event:
 
     ``kind``
-        ``device kept``: its process had a device open that was taken away
+        ``device kept``: its process had a device open that was taken away;
+        ``helper unconfined``: it has started with a process beside it that
+        nothing confines, as ``[isolation] unconfined_helpers`` allows
     ``reason``
         what was found, what was done about it, and what is to be done
     ``attack``

@@ -94,7 +94,7 @@ class Guest(libvirt_guest.Guest):
             self._isolation.hooks.release(self.uuid)
             raise
         try:
-            self._prove()
+            self._prove(report=True)
             if not pause:
                 super().resume()
         except BaseException:
@@ -126,12 +126,20 @@ class Guest(libvirt_guest.Guest):
                 self._prove()
         super().resume()
 
-    def _prove(self) -> None:
+    def _prove(self, *, report: bool = False) -> None:
+        """Prove that the guest is confined.
+
+        :param report: whether to tell of what is let pass, once in its life
+        """
         running = self._isolation.guest(self._domain.XMLDesc(0))
         self._isolation.hooks.narrow(running)
         if kept := self._end_if_it_keeps_a_device(running):
             raise exceptions.StillOpen(kept)
-        self._isolation.hooks.verify(running)
+        passed = self._isolation.hooks.verify(running)
+        if passed and report:
+            self._isolation.report_finding(
+                running.domain, 'helper unconfined', '; '.join(passed)
+            )
 
     def is_running(self) -> bool:
         """Tell whether the guest's vCPUs run.

@@ -216,7 +216,7 @@ class DevicesTest(unittest.TestCase):
         guest = self.start_guest(name, **parts)
         self.assertIsNotNone(guest.domain.id)
         self.hook.narrow(guest)
-        self.hook.verify(guest)
+        self.reported = self.hook.verify(guest)
         virsh('resume', name)
         # the firmware looks at its devices meanwhile
         time.sleep(2)
@@ -308,20 +308,19 @@ class DevicesTest(unittest.TestCase):
     def test_shares_and_memory_that_is_shared(self):
         self.set('unconfined_helpers', 'report')
         for source in ('memfd', 'file'):
-            with self.assertLogs('nova_isolation.hooks.helpers') as logs:
-                self.run_guest(
-                    f'share-{source}',
-                    top=MEMORY % source,
-                    devices=SHARE + SHARE.replace("'a'", "'b'"),
-                )
+            self.run_guest(
+                f'share-{source}',
+                top=MEMORY % source,
+                devices=SHARE + SHARE.replace("'a'", "'b'"),
+            )
             # both, and the process that each has forked
             processes = {
                 found[1]
                 for found in map(
-                    re.compile('process ([0-9]+)').search, logs.output
+                    re.compile('process ([0-9]+)').search, self.reported
                 )
             }
-            self.assertEqual(4, len(processes), logs.output)
+            self.assertEqual(4, len(processes), self.reported)
 
     @staticmethod
     def other_process():
@@ -331,6 +330,7 @@ class DevicesTest(unittest.TestCase):
 
     def test_helpers_are_found_without_privilege(self):
         # as by nova-compute
+        self.set('unconfined_helpers', 'report')
         guest = self.start_guest(
             'seen', top=MEMORY % 'memfd', devices=TPM + SHARE
         )
@@ -348,9 +348,25 @@ class DevicesTest(unittest.TestCase):
                 seen = pool.submit(kernel.labels, pid).result(60)
                 self.assertEqual(kernel.labels(pid), seen)
                 self.assertIn(pid, seen)
+            for confines in (False, True):
+                told = pool.submit(kernel.enforces, 'virtiofsd').result(60)
+                self.assertEqual(confines, told)
+                if not confines:
+                    self.load(VIRTIOFSD)
+
+    def start_unconfined(self, name, *words):
+        """Start a guest with a share that is refused with these words."""
+        parts = {'top': MEMORY % 'memfd', 'devices': SHARE}
+        with self.assertRaises(exceptions.NotConfined) as caught:
+            self.start_guest(f'not-{name}', **parts)
+        for word in ('virtiofsd', 'unconfined_helpers', *words):
+            self.assertIn(word, caught.exception.message)
+        # and what is not foreseen
+        with mock.patch.object(self.hook, 'foresee'):
+            return self.start_guest(name, **parts)
 
     def test_a_share_that_nothing_confines(self):
-        guest = self.start_guest('share', top=MEMORY % 'memfd', devices=SHARE)
+        guest = self.start_unconfined('share', "'unconfined'")
         self.refuse_guest(guest, 'virtiofsd', 'unconfined_helpers')
         # whatever libvirt's file says
         path = RUNTIME / f'{guest.domain.id}-share-fs0-fs.pid'
@@ -376,7 +392,7 @@ class DevicesTest(unittest.TestCase):
         text = VIRTIOFSD.read_text()
         path.write_text(text.replace('flags=(', 'flags=(complain,'))
         self.load(path)
-        guest = self.start_guest('named', top=MEMORY % 'memfd', devices=SHARE)
+        guest = self.start_unconfined('named')
         label = f'{VIRTIOFSD.name} (complain)'
         self.refuse_guest(guest, 'virtiofsd', label, 'unconfined_helpers')
 

@@ -119,6 +119,26 @@ class OperationsTest(base.IsolationTestCase):
             [('narrow', 'paused'), ('verify', 'paused')], self.verbs(server)
         )
 
+    def test_what_is_let_pass_is_told_once_for_each_start(self):
+        self.recording.reported = ('the virtiofsd runs', 'another one')
+        server = self.boot()
+        [event] = self.events()
+        self.assertEqual('isolation.finding', event.event_type)
+        self.assertEqual('warn', event.priority)
+        self.assertEqual('helper unconfined', event.payload['kind'])
+        self.assertEqual(
+            'the virtiofsd runs; another one', event.payload['reason']
+        )
+        self.assertFalse(event.payload['attack'])
+        self.assertEqual(server['id'], event.payload['instance']['uuid'])
+        self.assertEqual(server['name'], event.payload['instance']['name'])
+        self.assertIn('the virtiofsd runs; an', self.stdlog.logger.output)
+        self.act(server, pause={})
+        self.act(server, unpause={})
+        self.assertEqual(1, len(self.events()))
+        self.act(server, reboot={'type': 'SOFT'})
+        self.assertEqual(2, len(self.events()))
+
     def test_suspend_needs_no_hook_and_resume_restores_a_paused_guest(self):
         server = self.boot()
         server = self.act(server, suspend={})

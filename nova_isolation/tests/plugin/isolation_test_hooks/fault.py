@@ -34,13 +34,14 @@ class Fault(base.Hook):
     def prepare(self, guest: base.Guest) -> None:
         self._strike(guest, 'fault-foreign', privileged.write_foreign)
 
-    def verify(self, guest: base.Guest) -> None:
+    def verify(self, guest: base.Guest) -> tuple[str, ...]:
         self._strike(guest, 'fault-complain', privileged.complain)
         self._strike(guest, 'fault-unconfined', privileged.unload)
         self._strike(guest, 'fault-stock', privileged.load_stock)
         # at a later start than the first, when the test says so
         if os.path.exists(f'/run/fault-later-{guest.domain.uuid}'):
             privileged.complain(guest.domain.uuid)
+        return ()
 
     def _strike(self, guest, name, how) -> None:
         if guest.domain.instance.name == name:
@@ -53,5 +54,5 @@ class LateFault(Fault):
     def prepare(self, guest: base.Guest) -> None:
         self._strike(guest, 'fault-broken', privileged.break_file)
 
-    def verify(self, guest: base.Guest) -> None:
-        pass
+    def verify(self, guest: base.Guest) -> tuple[str, ...]:
+        return ()

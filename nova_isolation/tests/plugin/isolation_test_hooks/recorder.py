@@ -51,6 +51,7 @@ class Recording:
     :ivar granted: of each guest the domain that its rights are made of
     :ivar learned: of each guest the domain that others are compared with
     :ivar hosts: what the hook was told of the host
+    :ivar reported: what is reported of every guest that is proven
     :ivar kept: what every guest keeps open of devices that it has lost
     """
 
@@ -58,6 +59,7 @@ class Recording:
         self.granted: dict[str, Domain] = {}
         self.learned: dict[str, Domain] = {}
         self.kept: tuple[str, ...] = ()
+        self.reported: tuple[str, ...] = ()
         self.calls: list[Call] = []
         self.guests: list[base.Guest] = []
         self.hosts: list[base.Host] = []
@@ -178,8 +180,9 @@ class Recorder(base.Hook):
     def owns(self, uuid: str) -> bool:
         return uuid in recording.granted
 
-    def verify(self, guest: base.Guest) -> None:
+    def verify(self, guest: base.Guest) -> tuple[str, ...]:
         self._note('verify', guest)
+        return recording.reported
 
     def release(self, uuid: str) -> None:
         recording.note('release', uuid)

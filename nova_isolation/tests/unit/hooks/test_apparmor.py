@@ -37,6 +37,7 @@ from nova_isolation import chains
 from nova_isolation.conf import isolation as options
 from nova_isolation import domain
 from nova_isolation.domain.characters import Character
+from nova_isolation.domain.devices import Filesystem
 from nova_isolation import exceptions
 from nova_isolation.hooks import apparmor
 from nova_isolation.hooks import base as hooks_base
@@ -306,6 +307,27 @@ class StartTest(AppArmorTestCase):
         self.disk.write_bytes(samples.image('plain'))
         self.assertRaises(exceptions.DeceivingImage, self.hook.prepare, guest)
         self.assertEqual([], self.written())
+
+    def test_a_helper_that_nothing_will_confine_is_foreseen(self):
+        share = Filesystem('mount', 'virtiofs', 'a', '/srv')
+        domain = dataclasses.replace(
+            self.starting.domain, filesystems=(share,)
+        )
+        start = hooks_base.Guest(domain, self.directories)
+        self.config.config(unix_connections='allow', group='isolation')
+        for verb in (self.hook.judge, self.hook.prepare):
+            error = self.assertRaises(exceptions.NotConfined, verb, start)
+            self.assertIn('<filesystem> a', error.message)
+        self.assertFalse(self.path.exists())
+        for option, value in (
+            ('unconfined_helpers', 'report'),
+            ('mode', 'complain'),
+        ):
+            before = self.hook.conf.isolation[option]
+            self.config.config(**{option: value}, group='isolation')
+            self.hook.judge(start)
+            self.hook.prepare(start)
+            self.config.config(**{option: before}, group='isolation')
 
     def test_a_judgement_changes_nothing(self):
         self.hook.judge(self.starting)

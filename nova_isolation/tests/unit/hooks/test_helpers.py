@@ -13,12 +13,16 @@
 """The labels of the processes beside a guest's QEMU."""
 
 import os
+import pathlib
+import shutil
 from unittest import mock
 
+import fixtures
 from oslotest import base
 
 from nova_isolation.apparmor import kernel
 from nova_isolation import domain as domain_module
+from nova_isolation.domain.devices import Filesystem
 from nova_isolation import exceptions
 from nova_isolation.hooks import helpers
 from nova_isolation import processes
@@ -41,7 +45,7 @@ class HelpersTest(base.BaseTestCase):
             ),
         ):
             domain = domain_module.Domain(UUID, 'instance-00000001', 7)
-            helpers.check(domain, OWN, '/run', lenient=lenient)
+            return helpers.check(domain, OWN, '/run', lenient=lenient)
 
     def assert_refused(self, *words, labels, **how):
         error = self.assertRaises(
@@ -52,7 +56,7 @@ class HelpersTest(base.BaseTestCase):
 
     def test_the_guest_s_own_label(self):
         for labelled in (True, False):
-            self.check([OWN, OWN], labelled=labelled)
+            self.assertEqual((), self.check([OWN, OWN], labelled=labelled))
 
     def test_what_libvirt_labels_has_the_guest_s_label_whatever_is_set(self):
         for label in ('unconfined', 'own-profile (enforce)', OTHER, ''):
@@ -89,12 +93,67 @@ class HelpersTest(base.BaseTestCase):
             )
 
     def test_what_nothing_confines_may_be_reported(self):
-        with self.assertLogs('nova_isolation.hooks.helpers') as logs:
-            self.check(['unconfined'] * 3, labelled=False, lenient=True)
-        (line,) = logs.output
-        for word in (UUID, 'program', 'unconfined', str(os.getpid())):
-            self.assertIn(word, line)
+        (words,) = self.check(['unconfined'] * 3, labelled=False, lenient=True)
+        for word in ('program', "'unconfined'", str(os.getpid())):
+            self.assertIn(word, words)
 
     def test_one_that_ended(self):
         self.assert_refused('ended', labels=[], labelled=True)
         self.assert_refused('ended', labels=[OWN], labelled=True, started=1)
+
+
+class ForeseeTest(base.BaseTestCase):
+    """What is known before the start: whether there is a profile at all."""
+
+    SHARE = Filesystem('mount', 'virtiofs', 'a', '/srv')
+
+    def setUp(self):
+        super().setUp()
+        self.profiles = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.apparmor.kernel._PROFILES', str(self.profiles)
+            )
+        )
+        self.hold('libvirtd', 'enforce')
+
+    def hold(self, name, mode):
+        directory = self.profiles / f'{name}.7'
+        directory.mkdir()
+        (directory / 'mode').write_text(f'{mode}\n')
+
+    def foresee(self, *shares):
+        helpers.foresee(
+            domain_module.Domain(UUID, 'instance-1', filesystems=shares)
+        )
+
+    def assert_refused(self):
+        error = self.assertRaises(
+            exceptions.NotConfined, self.foresee, self.SHARE
+        )
+        for words in ('<filesystem> a', "'unconfined'", 'unconfined_helpers'):
+            self.assertIn(words, error.message)
+
+    def test_a_guest_without_one(self):
+        self.foresee()
+        served = Filesystem('mount', 'virtiofs', 'a', socket='/run/served')
+        self.foresee(served)
+
+    def test_a_virtiofsd_that_nothing_will_confine(self):
+        self.assert_refused()
+
+    def test_profiles_that_confine_nothing(self):
+        for mode in ('complain', 'unconfined', 'prompt'):
+            self.hold(f'{mode}-virtiofsd', mode)
+        # an unloaded one
+        (self.profiles / 'virtiofsd.8').mkdir()
+        self.assert_refused()
+
+    def test_a_profile_that_does(self):
+        # as the kernel writes what is named as its program
+        for name in ('libvirt-virtiofsd', 'usr.libexec.virtiofsd'):
+            with self.subTest(name):
+                self.hold(name, 'enforce')
+                self.foresee(self.SHARE)
+                shutil.rmtree(self.profiles / f'{name}.7')
+        self.assert_refused()

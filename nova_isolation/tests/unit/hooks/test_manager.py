@@ -175,6 +175,18 @@ class CallTest(ManagerTestCase):
                 self.assertIn(word, error.message)
             self.assertEqual([('a', verb)], self.calls)
 
+    def test_what_is_to_be_reported_comes_from_all_of_them(self):
+        class Telling(Silent):
+            def verify(self, guest):
+                return ('one', 'two')
+
+            wait_closed = verify
+
+        told = [Telling(self.conf), Silent(self.conf), Telling(self.conf)]
+        hooks = self.manager(*told, Hook('says None', self.calls))
+        for verb in (hooks.verify, hooks.wait_closed):
+            self.assertEqual(('one', 'two') * 2, verb(None))
+
     def test_a_hook_that_cannot_look_at_the_host_is_a_fault_of_the_host(self):
         hooks = self.manager(
             Hook('a', self.calls, {'check_host': KeyError('bug')})
