@@ -84,6 +84,16 @@ class Guest:
         """The name of its profile."""
         return policy_module.profile_name(self.uuid)
 
+    def running(self) -> 'Guest':
+        """Give it as it runs: with libvirt's id and its own terminal."""
+        root = etree.fromstring(self.xml)
+        root.set('id', '1')
+        for console in root.iterfind("devices/*[@type='pty']"):
+            etree.SubElement(console, 'source', path='/dev/pts/0')
+        return dataclasses.replace(
+            self, xml=etree.tostring(root, encoding='unicode')
+        )
+
     @property
     def directories(self) -> images.Directories:
         """Where its files may be."""

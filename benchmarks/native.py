@@ -60,6 +60,8 @@ class Native:
         self.product = guests.Product(dialect)
         self.ours = guests.PROFILES / self.guest.profile
         self.ours.write_text(self.product.profile(self.guest))
+        self.narrowed = guests.PROFILES / 'narrowed'
+        self.narrowed.write_text(self.product.profile(self.guest.running()))
         self.parser = f'apparmor_parser {version(PARSER, "--version")}'
         self.stock: pathlib.Path | None = None
         self.peer: str | None = None
@@ -161,13 +163,17 @@ class Native:
         return [
             figures.Figure(
                 'size',
-                'compiled policy of a guest',
-                measure(self.ours),
+                f'compiled policy of a guest that {what}',
+                measure(path),
                 'KB',
                 self.peer and f'its profile, {self.parser}, {self.peer}',
                 measure(self.stock) if self.stock else None,
                 most=80,
                 reason=self.reason,
+            )
+            for what, path in (
+                ('starts', self.ours),
+                ('runs', self.narrowed),
             )
         ]
 

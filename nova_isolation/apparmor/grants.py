@@ -234,7 +234,8 @@ class Granting:
         for given in domain.inputs:
             yield self._input(given)
         if domain.vsocks:
-            yield [FileGrant(f'{self.facts.dev}/vhost-vsock', 'rw', '<vsock>')]
+            path = f'{self.facts.dev}/vhost-vsock'
+            yield [Need('vhost'), FileGrant(path, 'rw', '<vsock>')]
 
     def _firmware(self, domain: domain_module.Domain) -> Iterator[Grant]:
         found = domain.firmware
@@ -437,6 +438,7 @@ class Granting:
         by_tap = isinstance(link, interfaces.Tap | interfaces.Macvtap)
         if by_tap and domain.type == 'kvm':
             yield Need('vhost')
+            yield Need('vhost-net')
         match link:
             case interfaces.Tap(tun=None, vhost=None):
                 yield Need('tap')
@@ -483,6 +485,7 @@ class Granting:
                 yield FileGrant(path, access, '<hostdev> scsi')
             case hostdevs.VhostScsi():
                 path = f'{self.facts.dev}/vhost-scsi'
+                yield Need('vhost')
                 yield FileGrant(path, 'rw', '<hostdev> scsi_host')
             case _:
                 raise exceptions.NotCovered(f'<hostdev> {_name(device)}')

@@ -37,9 +37,9 @@ LISTENING = (
     'receive',
 )
 
-# The labels under which libvirt's daemon runs: its profile of libvirt 5.1 and
-# later (monolithic and modular daemon), the one before, and none.
-_LIBVIRT = ('libvirtd', 'virtqemud', '/usr/sbin/libvirtd')
+# The labels under which libvirt's daemon runs, the monolithic and the modular
+# one, if not unconfined. (Its profile was named by its path before libvirt 5.)
+_LIBVIRT = ('libvirtd', 'virtqemud')
 _UNCONFINED = 'unconfined'
 # The profile that etc/apparmor.d brings for it.
 _VIRTIOFSD = 'libvirt-virtiofsd'
@@ -193,16 +193,20 @@ def tap() -> list[rules.Rule]:
 
     :returns: the rules
     """
-    return [
-        _file('<interface>', 'rw', '/', Glob.HANDED_OVER, 'dev/net/tun'),
-        # with vhost, on a host with KVM
-        _file(
-            '<interface>', 'r', '/sys/module/vhost/parameters/max_mem_regions'
-        ),
-    ]
+    path = ('/', Glob.HANDED_OVER, 'dev/net/tun')
+    return [_file('<interface>', 'rw', *path)]
 
 
 def vhost() -> list[rules.Rule]:
+    """Devices whose data the host's kernel moves.
+
+    :returns: the rules
+    """
+    path = '/sys/module/vhost/parameters/max_mem_regions'
+    return [_file('how much memory vhost can be told of', 'r', path)]
+
+
+def vhost_net() -> list[rules.Rule]:
     """Interfaces whose packets the host's kernel moves, as with KVM it does.
 
     libvirt opens the device; at a hot-plug QEMU receives it.
@@ -376,6 +380,7 @@ OPTIONAL: dict[str, Callable[[], list[rules.Rule]]] = {
     'kvm': kvm,
     'tap': tap,
     'vhost': vhost,
+    'vhost-net': vhost_net,
     'block': block,
     'listen-inet': listen_inet,
     'listen-inet6': listen_inet6,

@@ -502,17 +502,23 @@ def _state(policy: Policy, directory: str) -> list[rules.Rule]:
     own = (f'{directory}/domain-', *short_name(policy))
     found: list[rules.Rule] = [
         rules.File(
-            (*own, '/master-key.aes'),
-            'r',
-            'the key with which libvirt hides secrets from the command line',
-        ),
-        rules.File(
             (*own, '/monitor.sock'),
             'w',
             'quietly denied: QEMU unlinks at its end what libvirt removes',
             deny=True,
         ),
     ]
+    if policy.id is None:
+        # QEMU keeps it: secrets that come later are deciphered by what was
+        # read at the start
+        found.append(
+            rules.File(
+                (*own, '/master-key.aes'),
+                'r',
+                'the key with which libvirt hides secrets from the command '
+                'line',
+            )
+        )
     if policy.restoring:
         # the descriptor is inherited, and checked again when it is used: by
         # QEMU, in a mount namespace without the file

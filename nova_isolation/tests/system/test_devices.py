@@ -267,6 +267,70 @@ class DevicesTest(unittest.TestCase):
             time.sleep(0.05)
         self.fail(f'no record of {last} in {AUDIT_LOG}')
 
+    def _make_encrypted(self, path):
+        """Make a disk and libvirt's secret of it; give the secret's uuid."""
+        key = pathlib.Path(path.parent, 'key')
+        key.write_text('sesame')
+        command = ['qemu-img', 'create', '-q', '-f', 'luks']
+        more = ['--object', f'secret,id=s,file={key}']
+        more += ['-o', 'key-secret=s,iter-time=10']
+        # It measures how fast the CPU is, and gives up where that takes no
+        # time: User-Mode Linux counts it in ticks.
+        for _ in range(30):
+            made = subprocess.run(
+                [*command, *more, str(path), '1M'],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            if 'accurate CPU usage' not in made.stderr:
+                break
+        self.assertEqual('', made.stderr)
+        identity = str(uuid.uuid4())
+        definition = pathlib.Path(path.parent, 'secret.xml')
+        definition.write_text(
+            f"<secret ephemeral='yes' private='yes'><uuid>{identity}</uuid>"
+            '</secret>'
+        )
+        virsh('secret-define', str(definition))
+        self.addCleanup(virsh, 'secret-undefine', identity)
+        virsh('secret-set-value', identity, '--file', str(key), '--plain')
+        return identity
+
+    def test_a_secret_that_comes_later(self):
+        # deciphered by the key that QEMU read at its start, and cannot now
+        policy = self.run_guest(
+            'luks',
+            devices="<controller type='pci' index='0' model='pcie-root'/>"
+            + ''.join(
+                f"<controller type='pci' index='{n}' model='pcie-root-port'/>"
+                for n in range(1, 8)
+            ),
+        )
+        disk = INSTANCES / policy.uuid / 'encrypted'
+        secret = self._make_encrypted(disk)
+        device = (
+            "<disk type='file'><driver name='qemu' type='raw'/>"
+            f"<source file='{disk}'><encryption format='luks'>"
+            f"<secret type='passphrase' uuid='{secret}'/></encryption>"
+            "</source><target dev='vdb' bus='virtio'/></disk>"
+        )
+        path = disk.with_name('device.xml')
+        path.write_text(device)
+        live = virsh('dumpxml', 'luks')
+        self.hook.widen(
+            self.guest(live.replace('</devices>', f'{device}</devices>'))
+        )
+        virsh('attach-device', 'luks', str(path), '--live')
+        after = self.guest(virsh('dumpxml', 'luks'))
+        self.assertEqual(['vdb'], [d.target for d in after.domain.disks])
+        self.hook.narrow(after)
+        self.hook.verify(after)
+        self.assertEqual([], self.denied('luks', policy.profile))
+        profile = pathlib.Path(
+            cfg.CONF.isolation.profile_directory, policy.profile
+        )
+        self.assertNotIn('master-key.aes', profile.read_text())
+
     def _assert_uefi(self, policy):
         self.assertEqual(
             {'<loader>': 'rk', '<nvram>': 'rwk'},

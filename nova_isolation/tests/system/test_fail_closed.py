@@ -244,9 +244,11 @@ class HostileHeaderTest(base.PairTestCase):
         target = f'{cloud.INSTANCES}/{self.victim}/disk'
         before = cloud.node(f'stat -c "%u %g %a" {target}')
         self.name(target)
-        # its profile names the id and the terminal of the start before
+        # its profile names the id and the terminal of the start before, and
+        # no key
         cloud.node(
-            "sed -i 's,/domain-[0-9]*-,/domain-*-,; s,/pts/[0-9]*,/pts/*,' "
+            "sed -i 's,/domain-[0-9]*-,/domain-*-,; s,/pts/[0-9]*,/pts/*,; "
+            "s|^}$|/var/lib/libvirt/qemu/domain-*/master-key.aes r,\\n}|' "
             f'{cloud.PROFILES}/libvirt-{self.guilty} && '
             f'virsh start {self.guilty}'
         )

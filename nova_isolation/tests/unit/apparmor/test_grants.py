@@ -420,7 +420,7 @@ class DeviceTest(GrantsTestCase):
         (
             "<hostdev type='scsi_host'><source protocol='vhost'"
             " wwpn='naa.5123456789abcde0'/></hostdev>",
-            [('/dev/vhost-scsi', 'rw')],
+            ['vhost', ('/dev/vhost-scsi', 'rw')],
         ),
         # character devices
         ("<serial type='pty'><log file='/i/console.log'/></serial>", []),
@@ -529,7 +529,7 @@ class DeviceTest(GrantsTestCase):
             "<input type='evdev'><source dev='{dev}/null'/></input>",
             [('/dev/null', 'rw')],
         ),
-        ("<vsock model='virtio'/>", [('/dev/vhost-vsock', 'rw')]),
+        ("<vsock model='virtio'/>", ['vhost', ('/dev/vhost-vsock', 'rw')]),
         ("<crypto type='qemu'><backend model='builtin'/></crypto>", []),
         ("<audio id='1' type='spice'/>", []),
     )
@@ -627,7 +627,7 @@ class DeviceTest(GrantsTestCase):
     def test_hardware_virtualisation(self):
         self.assert_granted(['kvm'], kind='kvm')
         self.assert_granted(
-            ['kvm', 'tap', 'vhost'],
+            ['kvm', 'tap', 'vhost', 'vhost-net'],
             kind='kvm',
             devices="<interface type='ethernet'/>",
         )

@@ -376,7 +376,7 @@ class RenderTest(PolicyTestCase):
         for path in ('/dev/ptmx', '/dev/pts/0'):
             self.assertEqual('', files.access(path))
 
-    def test_libvirt_s_state_is_that_of_the_guest(self):
+    def test_libvirt_s_key_is_read_at_the_start_only(self):
         key = f'{STATE}/domain-{{}}-{{}}/master-key.aes'
         before = self.granted()
         name = POLICY.name
@@ -384,9 +384,17 @@ class RenderTest(PolicyTestCase):
         self.assertEqual('', before.access(key.format(3, f'{name}2')))
         self.assertEqual('', before.access(key.format(3, f'x-{name}')))
         after = self.granted(id=3)
-        self.assertEqual('r', after.access(key.format(3, name)))
-        self.assertEqual('', after.access(key.format(4, name)))
-        self.assertEqual('', after.access(key.format(33, name)))
+        for number in (3, 4, 33):
+            self.assertEqual('', after.access(key.format(number, name)))
+
+    def test_the_state_of_a_domain_is_named_by_its_id_when_it_runs(self):
+        before, after = self.granted(), self.granted(id=3)
+        quiet = f'{STATE}/domain-{{}}-{POLICY.name}/monitor.sock'
+        for number in (3, 4, 33):
+            path = quiet.format(number)
+            self.assertEqual('', before.access(path))
+            self.assertEqual('', after.access(path))
+        self.assertIn(f'deny "{quiet.format(3)}" w,', self.render(id=3))
 
     def test_the_saved_memory_is_read_while_it_is_restored(self):
         name = POLICY.name
@@ -399,7 +407,7 @@ class RenderTest(PolicyTestCase):
             self.assertEqual('', granted.access(saved))
 
     def test_a_long_name_is_cut_as_libvirt_cuts_it(self):
-        files = self.granted(name='instance-0123456789abcdef', id=3)
+        files = self.granted(name='instance-0123456789abcdef')
         self.assertEqual(
             'r',
             files.access(
