@@ -134,16 +134,21 @@ class Granting:
         return tuple(found)
 
     def resources(
-        self, domain: domain_module.Domain
+        self, domain: domain_module.Domain, *, starting: bool = False
     ) -> tuple[neighbours.Resource, ...]:
         """Find what a guest has that is nobody else's affair.
 
         :param domain: of any guest of this host, running or not, also of one
             that would be refused
+        :param starting: whether one that does not run is about to
         :returns: its own files, and each device, socket and directory that it
             is granted, as far as they are there; without what every guest
-            with such a device opens
+            with such a device opens, and without what only was its own when
+            it ran
         """
+        if domain.id is None and not starting:
+            lasting = tuple(d for d in domain.disks if not _is_passing(d))
+            domain = dataclasses.replace(domain, disks=lasting)
         found = neighbours.resources(domain, self.places.state)
         known = {resource.path: resource for resource in found}
         # whatever this host allows: others may have been started without us
@@ -625,6 +630,19 @@ class Granting:
             yield FileGrant(f'{self.facts.dev}/sev', 'rw', origin)
         if found.quotes is not None:
             yield from self._connect(found.quotes or _QUOTES, origin)
+
+
+def _is_passing(disk: disks.Disk) -> bool:
+    """Tell whether a disk's name may be another one's by now.
+
+    Nova connects volumes anew before each start, and the kernel gives the
+    names that it makes itself, ``/dev/sdc``, to whatever is connected next. A
+    link below ``/dev`` is made for what it leads to.
+    """
+    source = disk.top.source
+    return isinstance(source, disks.BlockSource) and not os.path.islink(
+        source.path
+    )
 
 
 def _never(domain: domain_module.Domain) -> Iterator[str]:

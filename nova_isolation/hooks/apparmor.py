@@ -52,6 +52,8 @@ class AppArmorHook(base.Hook):
         # of each guest what was last written for it, see _is_held()
         self._written: dict[str, privileged.Written] = {}
         self._withdrawn = withdrawn.Withdrawn()
+        # who does not run yet, and has all that it asks for
+        self._starting: set[str] = set()
 
     @property
     def _complain(self) -> bool:
@@ -107,8 +109,12 @@ class AppArmorHook(base.Hook):
     def _learn(
         self, domain: domain_module.Domain
     ) -> tuple[neighbours.Resource, ...]:
-        found = self._granting(images.NOWHERE).resources(domain)
+        found = self._granting(images.NOWHERE).resources(
+            domain, starting=domain.uuid in self._starting
+        )
         self._register.put(domain.uuid, found)
+        if domain.id is not None:
+            self._starting.discard(domain.uuid)
         return found
 
     def forget(self, uuid: str) -> None:
@@ -193,7 +199,9 @@ class AppArmorHook(base.Hook):
     def _compare(self, domain: domain_module.Domain) -> None:
         """Compare what a guest has with what all others have."""
         # known before it is compared: of two that start at once one sees
-        # the other
+        # the other, whoever learns of it meanwhile
+        if domain.id is None:
+            self._starting.add(domain.uuid)
         mine = self._learn(domain)
         overlaps = self._register.overlaps(
             domain.uuid, mine, self.conf.isolation.shared_paths
@@ -355,6 +363,7 @@ class AppArmorHook(base.Hook):
     def release(self, uuid: str) -> None:
         self._written.pop(uuid, None)
         self._withdrawn.forget(uuid)
+        self._starting.discard(uuid)
         loaded = kernel.is_loaded(policy_module.profile_name(uuid))
         if not loaded and not os.path.lexists(self._path(uuid)):
             return

@@ -87,11 +87,11 @@ class Guest(libvirt_guest.Guest):
             self._isolation.hooks.prepare(self.starting())
             super().launch(pause=True)
         except libvirt.libvirtError as e:
-            self._isolation.hooks.release(self.uuid)
+            self._take_back()
             self._explain(e)
             raise
         except BaseException:
-            self._isolation.hooks.release(self.uuid)
+            self._take_back()
             raise
         try:
             self._prove(report=True)
@@ -443,7 +443,13 @@ class Guest(libvirt_guest.Guest):
                 e,
             )
             return
+        self._take_back()
+
+    def _take_back(self) -> None:
+        """Take back what a start has made that was none."""
         self._isolation.hooks.release(self.uuid)
+        # what it was to have is not its own yet
+        self._isolation.forget_neighbour(self.uuid)
 
     def _withdraw(self) -> None:
         """Take our traces from a guest that is to start as without us."""

@@ -253,6 +253,27 @@ class HotPlugTest(base.PairTestCase):
         self.assert_works(self.neighbour, volume, device)
         self.assert_nothing_else_denied()
 
+    def test_a_name_of_a_stopped_guest_s_disk_may_be_another_one_s(self):
+        volume, device = self.volume('once')
+        self.attach(self.neighbour, volume)
+        cloud.act(self.neighbour, 'os-stop', 'SHUTOFF')
+        # the kernel gives the name to what is connected next
+        recycled, _ = self.volume('now', device=device)
+        self.attach(self.uuid, recycled)
+        self.assert_works(self.uuid, recycled, device)
+        # who runs has it, whatever the other one's definition says
+        lablib.call(
+            'POST', f'/servers/{self.neighbour}/action', {'os-start': None}
+        )
+        self.assertIn('isolation: ', cloud.failure(self.neighbour, 'start'))
+        self.assertEqual([], cloud.qemu_pids(self.neighbour))
+        self.detach(self.uuid, volume=recycled)
+        cloud.settle(self.neighbour, 'SHUTOFF')
+        cloud.act(self.neighbour, 'os-start', 'ACTIVE')
+        self.assert_works(self.neighbour, volume, device)
+        self.detach(self.neighbour, volume=volume)
+        self.assert_nothing_else_denied()
+
     def refused(self, event):
         return (
             event['event_type'] == 'isolation.refused'

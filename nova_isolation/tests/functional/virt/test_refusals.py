@@ -194,6 +194,17 @@ class RefusedRestartTest(RefusalsTestCase):
         self.assertEqual('ACTIVE', after['status'])
         self.assert_data_kept(server)
 
+    def test_what_was_refused_is_looked_at_again_by_whoever_starts(self):
+        server, other = self.boot(), self.boot()
+        self.refuse('verify')
+        self.act(server, reboot={'type': 'SOFT'})
+        self.assertEqual('shutoff', self.state(server['id']))
+        # it had all that it was to have while it started
+        self.assertNotIn(server['id'], self.recording.learned)
+        self.recording.agree()
+        self.act(other, reboot={'type': 'SOFT'})
+        self.assertIsNone(self.recording.learned[server['id']].id)
+
     def test_what_a_stopped_guest_had_is_no_reason(self):
         # Nova makes its domain anew, of a nova.conf that may have changed
         server = self.boot()

@@ -155,11 +155,14 @@ class GrantsTestCase(base.BaseTestCase):
                 self.assertTrue(grant.origin.startswith('<'), grant)
         self.assert_compared(found, **parts)
 
-    def resources(self, number=7, **parts):
+    def resources(self, number=7, *, starting=False, **parts):
         """What a guest has that is nobody else's, by path."""
         text = xml.make(**{'kind': 'qemu', **parts})
         found = dataclasses.replace(domain.parse(text), id=number)
-        return {r.path: r for r in self.granting().resources(found)}
+        return {
+            r.path: r
+            for r in self.granting().resources(found, starting=starting)
+        }
 
     def assert_compared(self, found, **parts):
         """Whatever a guest may write to is compared with its neighbours'."""
@@ -235,6 +238,27 @@ class ResourcesTest(GrantsTestCase):
         self.assertIn(state, off)
         self.assertEqual([], [p for p in off if '7-instance' in p])
         self.assertEqual([], [p for p in off if 'hugepages' in p])
+
+    def test_a_name_that_the_kernel_gives_is_one_s_own_while_one_runs(self):
+        node, link = f'{self.dev}/sda', f'{self.dev}/disk/by-id'
+        for path, lasts in ((node, False), (link, True)):
+            parts = {
+                'devices': f"<disk type='block'><source dev='{path}'/>"
+                "<target dev='vda'/></disk>"
+            }
+            self.assertIn(node, self.resources(**parts))
+            self.assertIn(
+                node, self.resources(number=None, starting=True, **parts)
+            )
+            off = self.resources(number=None, **parts)
+            self.assertEqual(lasts, node in off, path)
+        # a file does not change its name
+        disk = f'{self.instance}/disk'
+        parts = {
+            'devices': f"<disk type='file'><source file='{disk}'/>"
+            "<target dev='vda'/></disk>"
+        }
+        self.assertIn(disk, self.resources(number=None, **parts))
 
     def test_connections_that_are_not_wanted_are_compared_all_the_same(self):
         self.connections = False

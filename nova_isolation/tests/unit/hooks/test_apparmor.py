@@ -38,6 +38,9 @@ from nova_isolation.conf import isolation as options
 from nova_isolation import domain
 from nova_isolation.domain.characters import Character
 from nova_isolation.domain.devices import Filesystem
+from nova_isolation.domain.disks import BlockSource
+from nova_isolation.domain.disks import Disk
+from nova_isolation.domain.disks import Layer
 from nova_isolation import exceptions
 from nova_isolation.hooks import apparmor
 from nova_isolation.hooks import base as hooks_base
@@ -567,6 +570,45 @@ class SeparateTest(AppArmorTestCase):
         self.assertEqual([], self.written())
         self.hook.forget(OTHER)
         self.hook.prepare(self.starting)
+
+    def on_device(self, uuid, number=None):
+        """A guest that has a device by the name that the kernel gave it."""
+        disk = Disk('vdz', 'disk', Layer(BlockSource('/dev/sdz'), 'raw'))
+        parsed = domain.Domain(uuid, uuid[:8], number, disks=(disk,))
+        return hooks_base.Guest(parsed, self.directories)
+
+    def compare(self, guest):
+        self.hook._compare(guest.domain)
+
+    def test_a_device_of_a_guest_that_does_not_run_is_another_one_s(self):
+        self.hook.learn(self.on_device(OTHER).domain)
+        self.compare(self.on_device(UUID))
+
+    def test_a_device_of_a_guest_that_runs_is_its_own(self):
+        self.hook.learn(self.on_device(OTHER, 7).domain)
+        for number in (None, 8):
+            guest = self.on_device(UUID, number)
+            self.assert_refused(self.compare, guest, '/dev/sdz')
+        self.hook.learn(self.on_device(OTHER).domain)
+        self.compare(self.on_device(UUID))
+
+    def test_a_device_of_a_guest_that_starts_is_its_own(self):
+        self.compare(self.on_device(OTHER))
+        # another start learns of all guests meanwhile
+        self.hook.learn(self.on_device(OTHER).domain)
+        self.assert_refused(self.compare, self.on_device(UUID), '/dev/sdz')
+
+    def test_a_device_of_a_guest_whose_start_failed_is_another_one_s(self):
+        self.compare(self.on_device(OTHER))
+        self.hook.release(OTHER)
+        self.hook.learn(self.on_device(OTHER).domain)
+        self.compare(self.on_device(UUID))
+
+    def test_a_device_of_a_guest_that_has_run_is_another_one_s(self):
+        self.compare(self.on_device(OTHER))
+        self.hook.learn(self.on_device(OTHER, 7).domain)
+        self.hook.learn(self.on_device(OTHER).domain)
+        self.compare(self.on_device(UUID))
 
     def test_the_same_disk_in_complain_mode_is_only_reported(self):
         self.config.config(mode='complain', group='isolation')
