@@ -25,6 +25,11 @@ class IsolationError(Exception):
         super().__init__(message)
         self.message = message
 
+    @property
+    def shown(self) -> str:
+        """What of the message the guest's own user may read."""
+        return self.message
+
 
 class ConfigurationError(IsolationError):
     """An option of the [isolation] group has a value that cannot be used."""
@@ -84,6 +89,14 @@ class NotConfined(Refusal):
 
 class NotSeparate(Refusal):
     """The guest could reach what another guest has, or another one its own."""
+
+    @property
+    def shown(self) -> str:
+        """What of the message the guest's own user may read.
+
+        Not whose neighbour the server is, nor where that one has its files.
+        """
+        return 'the server and another one of its host are not kept apart'
 
 
 class StillOpen(Refusal):

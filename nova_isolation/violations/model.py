@@ -391,7 +391,8 @@ class Refused:
     ``operation``
         what Nova wanted to do, in Nova's words: ``spawn``, ``hard reboot``
     ``reason``
-        why it was refused, in an operator's words: also the server's fault
+        why it was refused, in an operator's words: also the server's fault,
+        as far as no other tenant's server has a part in it
     ``attack``
         whether that is the guest's own doing: its disk's header names what
         Nova never gave it

@@ -160,8 +160,14 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         try:
             yield
         except exceptions.IsolationError as e:
-            self._isolation.report_refusal(operation, instance, e)
-            raise as_fault(Refused(reason=e.message)) from e
+            event = self._isolation.report_refusal(operation, instance, e)
+            reason = e.shown
+            if reason != e.message:
+                reason += (
+                    f': the log of nova-compute and the notification {event} '
+                    'tell an administrator why'
+                )
+            raise as_fault(Refused(reason=reason)) from e
 
     def _judge(
         self, instance: 'objects.Instance', xml: str | None = None

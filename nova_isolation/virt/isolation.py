@@ -330,32 +330,34 @@ class Isolation:
         operation: str,
         instance: 'objects.Instance',
         error: exceptions.IsolationError,
-    ) -> None:
+    ) -> str:
         """Leave an ``isolation.refused`` for the agent; never raises.
 
         :param operation: what Nova wanted to do, in its words
         :param instance: Nova's instance
         :param error: why it was refused
+        :returns: the event's id, which the log has, too
         """
         attack = isinstance(
             error, exceptions.DeceivingImage | exceptions.StillOpen
         )
+        event = model.Refused(
+            host=self.conf.host,
+            instance=_instance(instance),
+            operation=operation,
+            reason=error.message,
+            attack=attack,
+        )
         LOG.error(
-            'isolation: %s refused%s: %s',
+            'isolation: %s refused%s: %s (event %s)',
             operation,
             ', an attack' if attack else '',
             error.message,
+            event.id,
             instance=instance,
         )
-        self._leave(
-            model.Refused(
-                host=self.conf.host,
-                instance=_instance(instance),
-                operation=operation,
-                reason=error.message,
-                attack=attack,
-            )
-        )
+        self._leave(event)
+        return event.id
 
     def report_finding(
         self,

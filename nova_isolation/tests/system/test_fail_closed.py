@@ -262,11 +262,16 @@ class HostileHeaderTest(base.PairTestCase):
 class SeparationTest(base.PairTestCase):
     """Nothing of one guest is another's, by any name and any profile."""
 
-    def refused(self, uuid, *words):
-        lablib.call('POST', f'/servers/{uuid}/action', {'os-start': None})
-        cause = cloud.failure(uuid, 'start')
-        for word in words:
-            self.assertIn(word, cause)
+    def refused(self, uuid, other, *words):
+        with cloud.Consumer() as consumer:
+            lablib.call('POST', f'/servers/{uuid}/action', {'os-start': None})
+            told = cloud.failure(uuid, 'start')
+            event = consumer.wait_for(
+                'the refusal that the fault names', lambda e: e['id'] in told
+            )
+        self.assertNotIn(other, told)
+        for word in (uuid, other, *words):
+            self.assertIn(word, event['reason'])
         self.assert_no_process(uuid)
         cloud.settle(uuid, 'SHUTOFF')
 
@@ -277,11 +282,11 @@ class SeparationTest(base.PairTestCase):
         cloud.act(guilty, 'os-stop', 'SHUTOFF')
         cloud.node(f'mv {disk} {disk}.own && ln {target} {disk}')
         before = cloud.node(f'stat -c "%u %g %a" {target}')
-        self.refused(guilty, guilty, victim, disk, target)
+        self.refused(guilty, victim, disk, target)
         self.assertEqual(before, cloud.node(f'stat -c "%u %g %a" {target}'))
         # of a victim that is off as well
         cloud.act(victim, 'os-stop', 'SHUTOFF')
-        self.refused(guilty, guilty, victim, disk, target)
+        self.refused(guilty, victim, disk, target)
         cloud.node(f'mv {disk}.own {disk}')
         cloud.act(guilty, 'os-start', 'ACTIVE')
         self.assert_confined(guilty)
@@ -293,6 +298,7 @@ class SeparationTest(base.PairTestCase):
         cloud.widen(neighbour, f'{cloud.INSTANCES}/*/disk rw,')
         self.refused(
             guest,
+            neighbour,
             f'guest {neighbour}',
             f'{cloud.INSTANCES}/{guest}/disk',
             f'guest {guest}',

@@ -238,8 +238,13 @@ class HotPlugTest(base.PairTestCase):
         for path in (device, alias):
             greed, _ = self.volume(f'greed {path[5:]}', device=path)
             with cloud.Consumer() as consumer:
-                self.assertIn('isolation: ', lablib.attach(self.uuid, greed))
+                told = lablib.attach(self.uuid, greed)
                 event = consumer.wait_for('the refusal', self.refused)
+            # the user is not told who else is there
+            self.assertIn('isolation: ', told)
+            self.assertIn(event['id'], told)
+            self.assertNotIn(self.neighbour, told)
+            self.assertNotIn(device, told)
             self.assertEqual('attaching a volume', event['operation'])
             # under the device's own name, whatever it was asked for by
             self.assertIn(device, event['reason'])

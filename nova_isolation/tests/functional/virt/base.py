@@ -147,14 +147,17 @@ class IsolationTestCase(base.ServersTestBase):
         """Give what lies in the spool for the agent."""
         return list(spool.Spool(self.spool_directory, 10).entries())
 
-    def fault(self, server):
-        """Give the last fault of a server, which only some states show."""
+    def fault(self, server, what='message'):
+        """Give the last fault of a server, which only some states show.
+
+        :param what: ``details`` is what the API shows to administrators alone
+        """
         context = nova_context.get_admin_context()
         uuid = server['id']
         mapping = objects.InstanceMapping.get_by_instance_uuid(context, uuid)
         with nova_context.target_cell(context, mapping.cell_mapping) as cell:
             fault = objects.InstanceFault.get_latest_for_instance(cell, uuid)
-        return fault.message if fault else None
+        return getattr(fault, what) if fault else None
 
     def service(self, host='compute1'):
         return self.admin_api.get_services(host=host, binary='nova-compute')[0]

@@ -194,6 +194,26 @@ class RefusedRestartTest(RefusalsTestCase):
         self.assertEqual('ACTIVE', after['status'])
         self.assert_data_kept(server)
 
+    def test_what_another_tenant_has_is_not_shown(self):
+        server = self.boot()
+        reason = '/secret is that of guest 8887d9d3-17f8-4388-8771-fab6312518'
+        self.recording.object_at('judge', exceptions.NotSeparate(reason))
+        for operation in (
+            {'reboot': {'type': 'HARD'}},
+            {'reboot': {'type': 'SOFT'}},
+        ):
+            self.act(server, **operation)
+        for event in self.events():
+            self.assertEqual(reason, event.payload['reason'])
+            line = f'{reason} (event {event.id})'
+            self.assertIn(line, self.stdlog.logger.output)
+        fault = self.fault(server)
+        self.assertIn('are not kept apart', fault)
+        self.assertIn(event.id, fault)
+        self.assertNotIn('secret', fault)
+        self.assertNotIn('8887d9d3', fault)
+        self.assertIn(reason, self.fault(server, 'details'))
+
     def test_what_was_refused_is_looked_at_again_by_whoever_starts(self):
         server, other = self.boot(), self.boot()
         self.refuse('verify')
