@@ -73,20 +73,30 @@ def guests(conf: cfg.ConfigOpts) -> tuple[list[Guest], list[str]]:
     """
     found, unread = [], []
     _, domains = _connect(conf)
+    for domain in domains:
+        try:
+            found.append(read(conf, domain.XMLDesc(0)))
+        except (exceptions.InvalidDomain, libvirt.libvirtError) as e:
+            unread.append(f'{domain.UUIDString()}: {e}')
+    return sorted(found, key=lambda guest: (guest.name, guest.uuid)), unread
+
+
+def read(conf: cfg.ConfigOpts, xml: str) -> Guest:
+    """Read what a guest has.
+
+    :param conf: with the [isolation] group registered
+    :param xml: of its domain
+    :returns: the guest
+    :raises InvalidDomain: when that is no domain
+    """
+    parsed = domain_module.parse(xml)
     granting = grants.Granting(
         images.NOWHERE,
         hostfacts.HostFacts(),
         grants.Places.configured(conf.isolation),
         connections=True,
     )
-    for domain in domains:
-        try:
-            parsed = domain_module.parse(domain.XMLDesc(0))
-        except (exceptions.InvalidDomain, libvirt.libvirtError) as e:
-            unread.append(f'{domain.UUIDString()}: {e}')
-            continue
-        found.append(Guest(parsed, granting.resources(parsed)))
-    return sorted(found, key=lambda guest: (guest.name, guest.uuid)), unread
+    return Guest(parsed, granting.resources(parsed))
 
 
 def definitions(conf: cfg.ConfigOpts) -> tuple[str, list[Definition]]:

@@ -88,16 +88,19 @@ class Matrix(lister.Lister):
 
 
 def by_xml(
-    guests: list[host.Guest], shared: list[str]
+    guests: list[host.Guest],
+    shared: list[str],
+    others: list[host.Guest] | None = None,
 ) -> Iterator[proof.Reach]:
     """Compare what the guests have, by the identity of files and devices.
 
     :param guests: all guests
     :param shared: ``[isolation] shared_paths``
+    :param others: what they are compared with, when not with each other
     :returns: what is not intended
     """
     register = neighbours.Register()
-    for guest in guests:
+    for guest in guests if others is None else others:
         register.put(guest.uuid, guest.resources)
     for guest in guests:
         for overlap in register.overlaps(guest.uuid, guest.resources, shared):

@@ -133,8 +133,15 @@ def _all(
     recorded = usage.Recorded()
     for finding in _read_logs(recorded, arguments.audit_log):
         yield _HOST, '', finding
+    starting = []
+    for definition in definitions:
+        # what cannot be read is said of the guest
+        with contextlib.suppress(exceptions.InvalidDomain):
+            starting.append(host.read(conf, definition.starting))
     overlaps: dict[str, list[str]] = {}
-    for reach in matrix.by_xml(guests, conf.isolation.shared_paths):
+    for reach in matrix.by_xml(
+        starting, conf.isolation.shared_paths, others=guests
+    ):
         overlaps.setdefault(reach.uuid, []).append(reach.words())
     names = {guest.uuid: guest.name for guest in guests}
     with contextlib.ExitStack() as stack:

@@ -99,10 +99,18 @@ class PreflightTest(base.CloudTestCase):
             )
             self.assertIn('"return"', answer)
         cloud.qmp(plain, 'blockdev-del', **{'node-name': 'gone'})
-        # and a device that is refused
+        # a device that is refused, and one that is another guest's
+        disk = f'{cloud.INSTANCES}/{plain}/disk'
+        link = f'{cloud.INSTANCES}/{odd}/disk.linked'
+        cloud.node(f'ln {disk} {link}')
+        theirs = (
+            f'<disk type="file"><driver type="raw"/><source file="{link}"/>'
+            '<target dev="vdz" bus="virtio"/></disk>'
+        )
         cloud.node(
             f'virsh dumpxml --inactive {odd} | '
-            "sed 's,<target dev=.vda,<transient/>&,' > /run/odd.xml && "
+            "sed 's,<target dev=.vda,<transient/>&,; "
+            f"s,</devices>,{theirs}&,' > /run/odd.xml && "
             'virsh define /run/odd.xml'
         )
         rules = f'{LOCAL}/libvirt-qemu'
@@ -122,8 +130,10 @@ class PreflightTest(base.CloudTestCase):
             list(lost),
         )
         self.assertIn('recorded', lost['file /etc/pki/CA/gone: r'])
-        ((_, refused),) = of(rows, odd, 'refused')
-        self.assertIn('<disk> vda with transient', refused)
+        refused = dict(of(rows, odd, 'refused'))
+        self.assertIn('<disk> vda with transient', refused['its next start'])
+        for word in (link, disk, plain):
+            self.assertIn(word, refused['not its own'])
         warned = dict(of(rows, 'host', 'warning', 'note'))
         self.assertIn('/srv/own/** rw', warned[rules])
         self.assertIn('stale, by libvirt', warned[stale])
@@ -143,7 +153,7 @@ class PreflightTest(base.CloudTestCase):
 
         # what was announced is what it gets
         would = cloud.node(f'cat /run/profiles/libvirt-{plain}')
-        test_modes.restart(f'rm {test_modes.CONFIGURATION}')
+        test_modes.restart(f'rm {test_modes.CONFIGURATION} {link}')
         cloud.act(plain, {'reboot': {'type': 'HARD'}}, 'ACTIVE')
         self.assert_confined(plain)
         self.assertEqual(
