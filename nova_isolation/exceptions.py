@@ -67,6 +67,10 @@ class MissingImage(Refusal):
     """A file of a disk is not there."""
 
 
+class MissingBase(MissingImage):
+    """A file of the image cache is not there, which Nova makes anew."""
+
+
 class InvalidPolicy(Refusal):
     """A policy holds a value that may not stand in a profile."""
 

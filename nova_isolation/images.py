@@ -85,18 +85,24 @@ def cache_name(image_id: str) -> str:
 
 
 def chain(
-    path: str, image_format: str, allowed: Directories
+    path: str,
+    image_format: str,
+    allowed: Directories,
+    stated: tuple[Layer, ...] | None = None,
 ) -> tuple[Layer, ...]:
     """Follow a disk's backing chain.
 
     :param path: of the disk's file, absolute
     :param image_format: ``qcow2`` or ``raw``, as the domain's XML says
     :param allowed: where its files may be
+    :param stated: the backing files that the headers have to name; None when
+        there is no record of them
     :returns: the disk's own file first, the last backing file at the end
     :raises DeceivingImage: when a header names what it may not
     :raises UntrustedImage: when a file is not where it may be, is no regular
         file, or has a header that cannot be followed
-    :raises MissingImage: when a file does not exist
+    :raises MissingBase: when only a file is missing that Nova makes anew
+    :raises MissingImage: when another file does not exist
     """
     layers: list[Layer] = []
     seen: set[tuple[int, int]] = set()
@@ -104,7 +110,10 @@ def chain(
     while True:
         top = layers[0].path if layers else None
         real = _locate(path, named_by, allowed, top)
-        descriptor = _open(real, named_by, image_format)
+        if layers and stated is not None:
+            # before it is opened: whether it is there is what Nova acts on
+            _compare(Layer(real, image_format), len(layers), named_by, stated)
+        descriptor = _open(real, named_by, image_format, allowed, stated)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -129,6 +138,8 @@ def chain(
         finally:
             os.close(descriptor)
         if backing is None:
+            if stated is not None:
+                _compare(None, len(layers), f'the header of {real}', stated)
             return tuple(layers)
         if len(layers) == disks.MAX_LAYERS:
             raise exceptions.UntrustedImage(
@@ -155,16 +166,46 @@ def place(path: str, allowed: Directories) -> str:
     return real
 
 
+def _compare(
+    named: Layer | None, number: int, named_by: str, stated: tuple[Layer, ...]
+) -> None:
+    """Compare what a header names with what the domain does.
+
+    :param named: by the header, or None when it names nothing
+    :param number: of the layer in the chain
+    """
+    expected = stated[number - 1] if number <= len(stated) else None
+    if named != expected:
+        raise exceptions.DeceivingImage(
+            f'{named_by} names {_words(named)}, and the domain '
+            f'{_words(expected)}'
+        )
+
+
+def _words(layer: Layer | None) -> str:
+    return f'{layer.path} ({layer.format})' if layer else 'no backing file'
+
+
+def resolve(path: str) -> str:
+    """Resolve the directories above a file, and not the file itself.
+
+    These are the operator's: they may be links. A link in the file's own
+    place is somebody's who may write there.
+
+    :param path: absolute
+    :returns: the path that the kernel sees
+    """
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)
+
+
 def _real(path: str, allowed: Directories) -> str:
-    """Resolve the directories above a file, and not the file itself."""
     if os.path.islink(allowed.instance):
         raise exceptions.UntrustedImage(
             f'the instance directory {allowed.instance} is a symbolic link: '
             'set instances_path to where it points to'
         )
-    # The directories above are the operator's: they may be links.
-    directory, name = os.path.split(path)
-    return os.path.join(os.path.realpath(directory), name)
+    return resolve(path)
 
 
 def _is_own(real: str, allowed: Directories) -> bool:
@@ -230,16 +271,27 @@ def _outside(
     )
 
 
-def _open(path: str, named_by: str, image_format: str) -> int:
+def _open(
+    path: str,
+    named_by: str,
+    image_format: str,
+    allowed: Directories,
+    stated: tuple[Layer, ...] | None,
+) -> int:
     # A raw file is not read, and Cinder's need not be readable for Nova.
     # O_NONBLOCK: a FIFO in the file's place must not make us wait.
     mode = os.O_PATH if image_format == 'raw' else os.O_RDONLY | os.O_NONBLOCK
     try:
         return os.open(path, mode | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as e:
-        raise exceptions.MissingImage(
-            f'{path}, named by {named_by}, does not exist'
-        ) from e
+        directory, name = os.path.split(path)
+        kind = exceptions.MissingImage
+        # without a record Nova's word for it is needed
+        if directory == os.path.realpath(allowed.cache) and (
+            stated is not None or name in allowed.images
+        ):
+            kind = exceptions.MissingBase
+        raise kind(f'{path}, named by {named_by}, does not exist') from e
     except OSError as e:
         reason = 'is a symbolic link' if os.path.islink(path) else e.strerror
         raise exceptions.UntrustedImage(

@@ -366,9 +366,12 @@ class Granting:
             # withdrawing a right.
             layers = _stated(disk)
         else:
-            path = disk.path or ''
-            layers = images.chain(path, disk.top.format, self.directories)
-            _check_chain(disk, layers)
+            layers = images.chain(
+                disk.path or '',
+                disk.top.format,
+                self.directories,
+                None if disk.backing is None else _stated(disk)[1:],
+            )
         first, *backing = layers
         access = 'rk' if disk.readonly else 'rwk'
         yield FileGrant(first.path, access, origin)
@@ -681,26 +684,9 @@ def _stated(disk: disks.Disk) -> tuple[images.Layer, ...]:
             f'<disk> {disk.target} with a backing file that is no file'
         )
     return tuple(
-        images.Layer(os.path.realpath(layer.path or ''), layer.format)
+        images.Layer(images.resolve(layer.path or ''), layer.format)
         for layer in (disk.top, *(disk.backing or ()))
     )
-
-
-def _check_chain(disk: disks.Disk, layers: tuple[images.Layer, ...]) -> None:
-    """Check that libvirt follows the chain that we have followed."""
-    if disk.backing is None:
-        return
-    named = _stated(disk)[1:]
-    if named != layers[1:]:
-        raise exceptions.DeceivingImage(
-            f'the backing chain of disk {disk.target} is '
-            f'{_pairs(layers[1:])} by its headers, and {_pairs(named)} by '
-            'the domain'
-        )
-
-
-def _pairs(layers: tuple[images.Layer, ...]) -> list[tuple[str, str]]:
-    return [(layer.path, layer.format) for layer in layers]
 
 
 def _listen(address: str, origin: str) -> Need:

@@ -196,7 +196,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         """Refuse a start that would fail although Nova makes the domain anew.
 
         The domain that is there tells nearly all of it. But what is missing
-        Nova fetches; and what a stopped guest has and is not covered, the
+        of the image cache Nova fetches; and what a stopped guest has and is not covered, the
         operator may have taken out of nova.conf since.
         """
         if not self._isolation.active:
@@ -208,7 +208,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             return
         try:
             self._judge(instance, guest.defined_xml())
-        except exceptions.MissingImage as e:
+        except exceptions.MissingBase as e:
             LOG.info('isolation: %s', e, instance=instance)
         except exceptions.NotCovered:
             if guest.is_active():
@@ -282,6 +282,27 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
                     # and Nova fetches or creates what they name.
                     self._judge_anew(instance)
                 super()._hard_reboot(context, instance, *args, **kwargs)
+
+    def _create_images_and_backing(
+        self,
+        context: Any,
+        instance: 'objects.Instance',
+        instance_dir: str,
+        disk_info: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        # Nova fetches or creates what the disks' headers name. Where there
+        # was a domain they have been compared with its record already.
+        if self._isolation.active:
+            self._isolation.check_headers(
+                instance.uuid,
+                images.cache_name(instance.image_ref or ''),
+                [d['path'] for d in disk_info or () if d['type'] == 'qcow2'],
+            )
+        super()._create_images_and_backing(
+            context, instance, instance_dir, disk_info, *args, **kwargs
+        )
 
     def _recorded(self, instance: 'objects.Instance') -> frozenset[str]:
         """Name the images that the record gives a guest, before it goes."""

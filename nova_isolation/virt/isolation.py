@@ -16,7 +16,7 @@ It holds the configuration, the hooks and the spool, and knows when this host
 cannot confine guests. It decides nothing about a guest: the hooks do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
 import os
@@ -36,6 +36,7 @@ from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
 from nova_isolation.hooks import base
 from nova_isolation.hooks import manager
+from nova_isolation import images
 from nova_isolation.violations import model
 from nova_isolation.violations import spool
 from nova_isolation.virt import turns
@@ -264,6 +265,28 @@ class Isolation:
             self.conf.libvirt.nfs_mount_point_base,
             believed,
         )
+
+    def check_headers(
+        self, uuid: str, image: str, paths: Iterable[str]
+    ) -> None:
+        """Check what the headers of disks name, whatever the domain says.
+
+        :param uuid: of the domain
+        :param image: name of the file in the cache that Nova has for it
+        :param paths: of its qcow2 images
+        :raises DeceivingImage: when a header names what it may not
+        :raises MissingImage: when a file is missing that Nova may not make
+        """
+        with self._lock:
+            believed = self._believed.get(uuid, frozenset())
+        allowed = images.Directories(
+            instance=os.path.join(self.conf.instances_path, uuid),
+            cache=self._cache,
+            images=believed | {image},
+        )
+        for path in paths:
+            with contextlib.suppress(exceptions.MissingBase):
+                images.chain(path, 'qcow2', allowed)
 
     @property
     def _cache(self) -> str:

@@ -45,6 +45,12 @@ RELIED_ON: dict[type, dict[str, tuple[str, ...]]] = {
     },
     driver.LibvirtDriver: {
         '_cleanup': ('context', 'instance'),
+        '_create_images_and_backing': (
+            'context',
+            'instance',
+            'instance_dir',
+            'disk_info',
+        ),
         '_destroy': ('instance',),
         '_hard_reboot': ('context', 'instance'),
         '_set_host_enabled': ('enabled', 'disable_reason'),

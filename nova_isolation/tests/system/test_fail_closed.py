@@ -233,6 +233,25 @@ class HostileHeaderTest(base.PairTestCase):
         self.assert_refused(target)
         self.assertEqual(before, self.state_of(target))
 
+    def test_no_image_is_made_for_another_one(self):
+        # what is missing Nova fetches or creates, under the name that the
+        # header gives it: this guest's image would be another one's
+        for target in (
+            f'{cloud.INSTANCES}/{self.guilty}/{"5" * 40}',
+            f'{cloud.INSTANCES}/_base/{"5" * 40}',
+            f'{cloud.INSTANCES}/_base/ephemeral_9_default',
+        ):
+            before = cloud.node(f'ls -A {cloud.INSTANCES}/_base')
+            self.name(target)
+            self.assert_refused(target)
+            after = cloud.node(f'ls -A {cloud.INSTANCES}/_base')
+            self.assertEqual(before, after)
+
+    def test_a_lie_about_the_format(self):
+        # by which a raw image's content would become a header
+        cloud.node(f'qemu-img rebase -u -F qcow2 -b {self.own} {self.disk}')
+        self.assert_refused(f'{self.own} (qcow2)')
+
     def test_an_external_data_file_is_not_opened(self):
         # the bit of the incompatible features that announces one
         cloud.node(

@@ -15,7 +15,6 @@
 import dataclasses
 import os
 import socket
-import struct
 from unittest import mock
 
 import ddt
@@ -24,64 +23,9 @@ from oslotest import base
 
 from nova_isolation import exceptions
 from nova_isolation import images
+from nova_isolation.tests.qcow2 import extension
+from nova_isolation.tests.qcow2 import header
 from nova_isolation.tests.unit import samples
-
-_BACKING_FORMAT = 0xE2792ACA
-_FEATURES = 0x6803F857
-
-
-def extension(kind, data):
-    padded = data + b'\0' * (-len(data) % 8)
-    return struct.pack('>II', kind, len(data)) + padded
-
-
-def header(
-    backing=None,
-    backing_format=b'qcow2',
-    version=3,
-    incompatible=0,
-    offset=None,
-    length=None,
-    size=None,
-    magic=b'QFI\xfb',
-):
-    """The beginning of a qcow2 image, as qemu-img lays it out."""
-    fixed_size = 72 if version == 2 else 112
-    tail = extension(_FEATURES, bytes(384))
-    if backing_format is not None:
-        tail = extension(_BACKING_FORMAT, backing_format) + tail
-    tail += extension(0, b'')
-    name = backing or b''
-    fixed = struct.pack(
-        '>4sIQIIQIIQQIIQ',
-        magic,
-        version,
-        (fixed_size + len(tail) if backing else 0)
-        if offset is None
-        else offset,
-        len(name) if length is None else length,
-        16,
-        1 << 20,
-        0,
-        1,
-        0x30000,
-        0x10000,
-        1,
-        0,
-        0,
-    )
-    if version != 2:
-        fixed += struct.pack(
-            '>QQQII8s',
-            incompatible,
-            0,
-            0,
-            4,
-            fixed_size if size is None else size,
-            b'',
-        )
-    return fixed + tail + name
-
 
 #: what of the cache is the guest's
 IMAGES = frozenset(['sha1', 'a b[1]*"ü', 'nbd:x'])
@@ -113,11 +57,11 @@ class ImagesTestCase(base.BaseTestCase):
             header(os.fsencode(backing), backing_format, **fields),
         )
 
-    def chain(self, path=None, image_format='qcow2'):
+    def chain(self, path=None, image_format='qcow2', stated=None):
         return [
             (layer.path, layer.format)
             for layer in images.chain(
-                path or self.disk, image_format, self.allowed
+                path or self.disk, image_format, self.allowed, stated
             )
         ]
 
@@ -243,6 +187,62 @@ class QemuImgTest(ImagesTestCase):
                 struct.unpack_from(fmt, ours, at),
             )
         self.assertEqual(sample[112:128], ours[112:128])
+
+
+class StatedTest(ImagesTestCase):
+    """The headers say what the domain does, or lie."""
+
+    def setUp(self):
+        super().setUp()
+        self.base = self.write(self.cache, 'sha1', header())
+        self.stated = (images.Layer(self.base, 'qcow2'),)
+        self.overlay(self.base)
+
+    def assert_deceives(self, *words):
+        error = self.assertRaises(
+            exceptions.DeceivingImage, self.chain, stated=self.stated
+        )
+        for word in words:
+            self.assertIn(word, error.message)
+
+    def test_the_same(self):
+        self.assertEqual(
+            [(self.disk, 'qcow2'), (self.base, 'qcow2')],
+            self.chain(stated=self.stated),
+        )
+        os.unlink(self.base)
+        self.assertRaises(
+            exceptions.MissingBase, self.chain, stated=self.stated
+        )
+
+    def test_a_blank_image_that_is_recorded_may_be_missing(self):
+        blank = f'{self.cache}/ephemeral_9_default'
+        self.stated = (images.Layer(blank, 'raw'),)
+        self.overlay(blank, b'raw')
+        self.assertRaises(
+            exceptions.MissingBase, self.chain, stated=self.stated
+        )
+
+    def test_another_file(self):
+        for name in (f'{self.instance}/sha1', f'{self.cache}/swap_9'):
+            for there in (False, True):
+                if there:
+                    self.write(*os.path.split(name))
+                self.overlay(name, b'raw')
+                self.assert_deceives(name, self.base, self.disk)
+
+    def test_another_format(self):
+        self.overlay(self.base, b'raw')
+        self.assert_deceives(f'{self.base} (raw)', f'{self.base} (qcow2)')
+
+    def test_fewer_layers(self):
+        self.overlay(b'')
+        self.assert_deceives('no backing file', self.base)
+
+    def test_more_layers(self):
+        own = self.write(self.instance, 'own')
+        self.write(self.cache, 'sha1', header(os.fsencode(own), b'raw'))
+        self.assert_deceives(own, f'the header of {self.base}')
 
 
 @ddt.ddt
@@ -388,11 +388,19 @@ class UntrustedTest(ImagesTestCase):
     def test_a_missing_file_is_told_apart(self):
         # a hard reboot fetches it
         self.overlay(f'{self.cache}/sha1', b'raw')
-        error = self.assertRaises(exceptions.MissingImage, self.chain)
+        error = self.assertRaises(exceptions.MissingBase, self.chain)
         self.assertIn(f'{self.cache}/sha1', error.message)
         self.assertIn('does not exist', error.message)
         os.unlink(self.disk)
-        self.assertRaises(exceptions.MissingImage, self.chain)
+        error = self.assertRaises(exceptions.MissingImage, self.chain)
+        self.assertNotIsInstance(error, exceptions.MissingBase)
+
+    @ddt.data('{instance}/sha1', 'sha1', '{cache}/ephemeral_9_default')
+    def test_a_missing_file_that_nova_would_make_for_somebody_else(self, name):
+        name = name.format(instance=self.instance, cache=self.cache)
+        self.overlay(name, b'raw')
+        error = self.assertRaises(exceptions.MissingImage, self.chain)
+        self.assertNotIsInstance(error, exceptions.MissingBase)
 
     @ddt.data(
         ({'magic': b'VMDK'}, 'does not begin with a qcow2 header'),

@@ -163,7 +163,7 @@ class HostFaultTest(base.IsolationTestCase):
         self.assertEqual({True}, {host.starting for host in hosts})
         # what is missing will be there when the domain is made anew: nothing
         # is found out by this one
-        self.recording.object_at('judge', exceptions.MissingImage('gone'))
+        self.recording.object_at('judge', exceptions.MissingBase('gone'))
         hosts.clear()
         self.act(server, reboot={'type': 'HARD'})
         self.assertEqual(

@@ -13,14 +13,22 @@
 
 """A refusal gives the designed fault and costs no tenant anything."""
 
+import os
 from unittest import mock
 
+import fixtures
 from lxml import etree
+import nova.conf
+from nova.virt.libvirt import driver
 
 from nova_isolation import exceptions
+from nova_isolation import images
 from nova_isolation.tests.functional import fixtures as isolation_fixtures
 from nova_isolation.tests.functional.virt import base
+from nova_isolation.tests import qcow2
 
+CONF = nova.conf.CONF
+hard_reboot = driver.LibvirtDriver._hard_reboot
 REASON = 'the profile of this guest is not to be had'
 
 
@@ -241,14 +249,95 @@ class RefusedRestartTest(RefusalsTestCase):
         self.assertEqual('isolation: SPICE', self.fault(server))
         self.assertEqual(1, self.executions(server))
 
-    def test_a_disk_that_a_hard_reboot_will_fetch_is_no_reason(self):
+    def test_an_image_that_a_hard_reboot_will_fetch_is_no_reason(self):
         server = self.boot()
         self.recording.object_at(
-            'judge', exceptions.MissingImage('the base image is gone')
+            'judge', exceptions.MissingBase('the base image is gone')
         )
         after = self.act(server, reboot={'type': 'HARD'})
         self.assertEqual('ACTIVE', after['status'])
         self.assertEqual(2, self.executions(server))
+
+    def test_any_other_missing_file_is_one(self):
+        server = self.boot()
+        self.recording.object_at(
+            'judge', exceptions.MissingImage('a disk is gone')
+        )
+        after = self.act(server, reboot={'type': 'HARD'})
+        self.assertEqual('ACTIVE', after['status'])
+        self.assertEqual('isolation: a disk is gone', self.fault(server))
+        self.assert_never_ran_again(server)
+
+
+class HeaderTest(RefusalsTestCase):
+    """Nova fetches and creates what the headers of disks name."""
+
+    def setUp(self):
+        super().setUp()
+        self.server = self.boot()
+        self.disk = f'{self.directory(self.server["id"])}/disk'
+        self.made = []
+        info = {
+            'type': 'qcow2',
+            'path': self.disk,
+            'virt_disk_size': 1 << 30,
+        }
+        for name, value in (
+            (
+                '_get_instance_disk_info_from_config',
+                lambda *a: [{**info, 'backing_file': self.name}],
+            ),
+            (
+                '_try_fetch_image_cache',
+                lambda *a: self.made.append(a[4]),
+            ),
+            ('_hard_reboot', self._hard_reboot),
+        ):
+            patched = f'nova.virt.libvirt.driver.LibvirtDriver.{name}'
+            self.useFixture(fixtures.MonkeyPatch(patched, value))
+        # no record is left: its domain is gone
+        domain = self.domain(self.server['id'])
+        domain.destroy()
+        domain.undefine()
+        self.recording.forget()
+
+    @staticmethod
+    def _hard_reboot(driver, context, *args, **kwargs):
+        # a user's; that of these tests has none, and Nova fetches nothing
+        context.auth_token = 'token'
+        return hard_reboot(driver, context, *args, **kwargs)
+
+    def reboot_with(self, path):
+        """Reboot with a header that names a file of the image cache."""
+        self.name = os.path.basename(path)
+        with open(self.disk, 'wb') as f:
+            f.write(qcow2.header(os.fsencode(path), b'raw'))
+        return self.act(self.server, reboot={'type': 'HARD'})
+
+    @property
+    def cache(self):
+        return f'{CONF.instances_path}/{CONF.image_cache.subdirectory_name}'
+
+    def test_what_is_this_guest_s_is_fetched(self):
+        image = images.cache_name(self.server['image']['id'])
+        after = self.reboot_with(f'{self.cache}/{image}')
+        self.assertEqual([image], self.made)
+        self.assertEqual('ACTIVE', after['status'])
+
+    def test_nothing_is_made_for_another_one(self):
+        other = images.cache_name('0f3d3f9a-a90e-4ee9-9a2e-6e1b9b2f7b11')
+        for path in (
+            f'{self.cache}/{other}',
+            f'{os.path.dirname(self.disk)}/{other}',
+            f'{self.cache}/ephemeral_9_default',
+        ):
+            after = self.reboot_with(path)
+            self.assertEqual('ERROR', after['status'])
+            self.assertIn(path, after['fault']['message'])
+            reset = {'os-resetState': {'state': 'active'}}
+            self.admin_api.post_server_action(self.server['id'], reset)
+        self.assertEqual([], self.made)
+        self.assert_never_ran_again(self.server)
 
 
 class RefusedResumeTest(RefusalsTestCase):

@@ -267,6 +267,14 @@ class PolicyTest(AppArmorTestCase):
         self.disk.write_bytes(samples.image('on-json'))
         self.assertEqual(before, self.hook.policy(self.running))
 
+    def test_a_link_in_a_disk_s_place_is_not_followed(self):
+        # a running guest may be let write where its disk is
+        running = self.guest('libvirt-11.3-running')
+        before = self.hook.policy(running)
+        self.disk.unlink()
+        self.disk.symlink_to(self.instances / OTHER / 'disk')
+        self.assertEqual(before, self.hook.policy(running))
+
     def test_a_console_s_file_is_granted_in_the_instance_s_directory(self):
         inside = str(self.instances / UUID / 'console.log')
         for path, granted in ((inside, True), ('/etc/shadow', False)):
