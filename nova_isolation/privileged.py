@@ -29,6 +29,7 @@ import hashlib
 import os
 import secrets
 import stat
+import time
 from typing import Any
 
 from oslo_concurrency import lockutils
@@ -56,6 +57,9 @@ TIMEOUT = 120
 
 # As many as a policy has files.
 _MOST_WANTED = 4096
+# Seconds for looking through what a guest's processes have open. A QEMU has
+# some hundred files; a captured one may have as many as it likes.
+_LOOK = 20.0
 
 #: Of what was written: the SHA-256 of the profile's text, and what the kernel
 #: shows of the policy that it compiled to, see :func:`kernel.digests`.
@@ -178,7 +182,7 @@ def narrow_profile(policy: dict[str, object]) -> Written:
     :raises ForeignProfile: when a file of somebody else's stands in its place
     :raises HostFault: when the parser cannot be run
     """
-    return _make(policy, _load, _install)
+    return _make(policy, _load, _install, _load_again)
 
 
 @context.entrypoint_with_timeout(TIMEOUT)
@@ -220,23 +224,23 @@ def find_open(uuid: str, wanted: list[list[Any]]) -> list[tuple[int, int]]:
     :param wanted: a :data:`nova_isolation.neighbours.Identity` each, of files
         and devices that exist
     :returns: (place in ``wanted``, process id) of each that one has; all of
-        them of a process that hides some files
+        them of a process that hides some files, or has too many
     :raises InvalidPolicy: when it is not a uuid, or no such identities
     :raises HostFault: when the kernel does not tell
     """
     name = policy_module.profile_name(uuid)
     places = _places(wanted)
     found = []
+    end = time.monotonic() + _LOOK
     for pid in kernel.holders(name):
         try:
-            hides = processes.hides(pid)
-            opened = processes.opened(pid)
+            opened = processes.opened(pid, end)
         except OSError as e:
             raise exceptions.HostFault(
                 f'the kernel does not tell what process {pid} of {name} has '
                 f'open: {e}'
             ) from e
-        seen = places.keys() if hides else places.keys() & opened
+        seen = places.keys() if opened is None else places.keys() & opened
         found += [(places[known], pid) for known in seen]
     return sorted(found)
 
@@ -408,6 +412,15 @@ def _load(made: _Made) -> None:
             f'the kernel took {taken} of the {len(policy)} bytes of the '
             f'profile {name}: see its log'
         )
+
+
+def _load_again(made: _Made) -> None:
+    """Load what was installed if libvirt has just loaded what was before."""
+    name = os.path.basename(made.path)
+    if kernel.is_loaded(name) and not kernel.holds(
+        name, kernel.digests(made.compiled)
+    ):
+        _load(made)
 
 
 def _write_synced(path: str, text: str) -> None:

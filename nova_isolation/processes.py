@@ -28,6 +28,8 @@ import dataclasses
 import itertools
 import os
 import re
+import stat
+import time
 
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
@@ -35,7 +37,11 @@ from nova_isolation import neighbours
 
 
 # Of net/unix/af_unix.c and io_uring/fdinfo.c: not none.
-_HIDDEN = re.compile(rb'^(scm_fds: |UserFiles:\t)[1-9]', re.MULTILINE)
+_HIDDEN = re.compile(rb'(scm_fds: |UserFiles:\t)[1-9]')
+_TOLD = b'UserFiles:'
+_IO_URING = 'anon_inode:[io_uring]'
+# The types of what is in a file system, and of pipes.
+_PLAIN = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,57 +206,73 @@ def is_same(process: Process) -> bool:
         return False
 
 
-def opened(pid: int) -> frozenset[neighbours.Identity]:
+def opened(pid: int, end: float) -> frozenset[neighbours.Identity] | None:
     """Tell which files and devices a process has open or mapped.
 
-    Of another user's process that needs CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH
-    and CAP_CHECKPOINT_RESTORE.
+    Looks twice: what goes back and forth meanwhile is seen once. Of another
+    user's process that needs CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and
+    CAP_CHECKPOINT_RESTORE.
 
     :param pid: of the process
+    :param end: when to give up, of ``time.monotonic()``
     :returns: what each of its threads has, whatever its name is by now; empty
-        when the process is gone
+        when the process is gone. None when it has files where nobody sees
+        them, on their way through a socket of its own or registered with an
+        io_uring, or so many that they cannot be looked through
     :raises OSError: when it may not be told
     """
     found: set[neighbours.Identity] = set()
-    threads = _entries(f'/proc/{pid}/task')
-    for thread in threads:
-        # a thread may have a table of its own: unshare(2)
-        found.update(_identities(f'/proc/{pid}/task/{thread}/fd'))
-    for thread in threads:
-        # of all threads alike, but not of a first one that has ended
-        mapped = set(_identities(f'/proc/{thread}/map_files'))
-        if mapped:
-            return frozenset(found | mapped)
+    for _ in range(2):
+        threads = _entries(f'/proc/{pid}/task')
+        for thread in threads:
+            # a thread may have a table of its own: unshare(2)
+            if not _look_through(f'/proc/{pid}/task/{thread}', found, end):
+                return None
+        for thread in threads:
+            # of all threads alike, but not of a first one that has ended
+            mapped = set(_mapped(thread))
+            if mapped:
+                found |= mapped
+                break
     return frozenset(found)
 
 
-def hides(pid: int) -> bool:
-    """Tell whether a process has files where :func:`opened` sees none.
+def _look_through(
+    directory: str, found: set[neighbours.Identity], end: float
+) -> bool:
+    """Add what a thread has open.
 
-    These are on their way through a socket of its own, or registered with an
-    io_uring. Needs what :func:`opened` needs.
-
-    :param pid: of the process
-    :returns: False also when the process is gone
-    :raises OSError: when it may not be told
+    :returns: whether that is all
     """
-    return any(
-        _HIDDEN.search(text)
-        for thread in _entries(f'/proc/{pid}/task')
-        for text in _descriptions(f'/proc/{pid}/task/{thread}/fdinfo')
-    )
+    for name in _entries(f'{directory}/fd'):
+        if time.monotonic() > end:
+            return False
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            status = os.stat(f'{directory}/fd/{name}')
+            found.add(neighbours.identity_of(status))
+            # what is no file of a file system can have files of its own
+            if stat.S_IFMT(status.st_mode) not in _PLAIN and _hides(
+                f'{directory}/fdinfo/{name}', f'{directory}/fd/{name}', end
+            ):
+                return False
+    return True
 
 
-def _descriptions(directory: str) -> Iterator[bytes]:
-    for name in _entries(directory):
-        with (
-            contextlib.suppress(FileNotFoundError, ProcessLookupError),
-            open(f'{directory}/{name}', 'rb') as f,
-        ):
-            yield f.read(1 << 16)
+def _hides(description: str, link: str, end: float) -> bool:
+    """Tell whether a socket or an io_uring has files of its process."""
+    told = False
+    with open(description, 'rb') as f:
+        # of an io_uring that comes after all that is in its rings
+        for line in f:
+            if _HIDDEN.match(line) or time.monotonic() > end:
+                return True
+            told = told or line.startswith(_TOLD)
+    # one that is busy says nothing: io_uring_show_fdinfo()
+    return not told and os.readlink(link) == _IO_URING
 
 
-def _identities(directory: str) -> Iterator[neighbours.Identity]:
+def _mapped(pid: str) -> Iterator[neighbours.Identity]:
+    directory = f'/proc/{pid}/map_files'
     for name in _entries(directory):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield neighbours.identity_of(os.stat(f'{directory}/{name}'))

@@ -384,6 +384,9 @@ class Granting:
         match source:
             case disks.BlockSource():
                 path = self.facts.block_device(source.path)
+                if os.path.islink(source.path):
+                    # which may lead to another device by and by
+                    origin = f'{origin} {source.path}'
                 yield Need('block')
                 yield FileGrant(path, access, origin)
             case disks.NvmeSource():

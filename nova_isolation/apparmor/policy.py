@@ -416,17 +416,22 @@ def surplus(profile: str, policy: Policy) -> frozenset[str]:
 def lost(profile: str, policy: Policy) -> dict[str, str]:
     """Tell which files a profile grants for devices, and a policy does not.
 
-    What every guest with such a device needs of the host does not count.
+    What every guest with such a device needs of the host does not count, nor
+    what a link led to that leads elsewhere now.
 
     :param profile: what :func:`render` wrote
     :param policy: of the same guest
     :returns: {path: origin}
     :raises InvalidPolicy: when the profile is none of ours
     """
+    linked = {
+        _comment(grant.origin) for grant in policy.files if ' /' in grant.origin
+    }
     found = {
         path: rule.origin
         for rule in read_files(profile, _PLUGGABLE)
-        if (path := rules.only_path(rule.path))
+        if rule.origin not in linked
+        and (path := rules.only_path(rule.path))
     }
     for need in needs.OPTIONAL.values():
         for rule in need():

@@ -81,11 +81,12 @@ def guests(conf: cfg.ConfigOpts) -> tuple[list[Guest], list[str]]:
     return sorted(found, key=lambda guest: (guest.name, guest.uuid)), unread
 
 
-def read(conf: cfg.ConfigOpts, xml: str) -> Guest:
+def read(conf: cfg.ConfigOpts, xml: str, *, starting: bool = False) -> Guest:
     """Read what a guest has.
 
     :param conf: with the [isolation] group registered
     :param xml: of its domain
+    :param starting: see :meth:`grants.Granting.resources`
     :returns: the guest
     :raises InvalidDomain: when that is no domain
     """
@@ -96,7 +97,7 @@ def read(conf: cfg.ConfigOpts, xml: str) -> Guest:
         grants.Places.configured(conf.isolation),
         connections=True,
     )
-    return Guest(parsed, granting.resources(parsed))
+    return Guest(parsed, granting.resources(parsed, starting=starting))
 
 
 def definitions(conf: cfg.ConfigOpts) -> tuple[str, list[Definition]]:

@@ -137,7 +137,14 @@ def _all(
     for definition in definitions:
         # what cannot be read is said of the guest
         with contextlib.suppress(exceptions.InvalidDomain):
-            starting.append(host.read(conf, definition.starting))
+            starting.append(
+                host.read(
+                    conf,
+                    definition.starting,
+                    # its volumes are those of the next start, too
+                    starting=definition.running is not None,
+                )
+            )
     overlaps: dict[str, list[str]] = {}
     for reach in matrix.by_xml(
         starting, conf.isolation.shared_paths, others=guests
@@ -350,16 +357,18 @@ class Examination:
     def _used(
         self,
         definition: host.Definition,
-        policy: policy_module.Policy | None,
+        starting: policy_module.Policy | None,
     ) -> Iterator[Finding]:
         """Compare what the guest has used with what it would be granted."""
-        recorded = self.recorded.used.get(definition.uuid, ())
-        used = dict.fromkeys(recorded, 'recorded')
+        start = [] if starting is None else self._rules(starting)
+        run: list[rules.Rule] = []
+        opened: frozenset[accesses.Access] = frozenset()
         if definition.running is not None:
             try:
                 running = self._describe(definition.running)
                 # as it would be if it had been started with it
                 policy = apparmor_hook.AppArmorHook(self.conf).policy(running)
+                run = self._rules(policy)
                 pid = processes.find(
                     self._runtime, running.domain.name, definition.uuid
                 ).pid
@@ -368,21 +377,30 @@ class Examination:
                 lock = os.path.realpath(
                     os.path.join(self._runtime, f'{running.domain.name}.pid')
                 )
-                used |= {
-                    access: 'open now'
+                opened = frozenset(
+                    access
                     for access in usage.of_process(pid)
                     if access.name != lock
-                }
+                )
             except (exceptions.IsolationError, OSError) as e:
                 yield Finding(Result.UNCHECKED, 'what it holds open', str(e))
-        if policy is None:
+        if not start and not run:
             return
-        granting = policy_module.all_rules(
+        # a start needs what the guest has no longer when it runs
+        recorded = self.recorded.used.get(definition.uuid, set()) - opened
+        yield from compare(
+            start + run, dict.fromkeys(recorded, 'recorded'), self.dialect
+        )
+        yield from compare(
+            run or start, dict.fromkeys(opened, 'open now'), self.dialect
+        )
+
+    def _rules(self, policy: policy_module.Policy) -> list[rules.Rule]:
+        return policy_module.all_rules(
             policy,
             self.conf.isolation.libvirt_state_directory,
             self.conf.isolation.monitoring_labels,
         )
-        yield from compare(granting, used, self.dialect)
 
 
 def compare(

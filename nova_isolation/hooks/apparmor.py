@@ -109,12 +109,16 @@ class AppArmorHook(base.Hook):
     def _learn(
         self, domain: domain_module.Domain
     ) -> tuple[neighbours.Resource, ...]:
+        starting = domain.uuid in self._starting
         found = self._granting(images.NOWHERE).resources(
-            domain, starting=domain.uuid in self._starting
+            domain, starting=starting
         )
         self._register.put(domain.uuid, found)
         if domain.id is not None:
             self._starting.discard(domain.uuid)
+        elif starting and domain.uuid not in self._starting:
+            # its start failed meanwhile
+            return self._learn(domain)
         return found
 
     def forget(self, uuid: str) -> None:

@@ -94,7 +94,7 @@ class Guest(libvirt_guest.Guest):
             self._take_back()
             raise
         try:
-            self._prove(report=True)
+            self._prove(starting=True)
             if not pause:
                 super().resume()
         except BaseException:
@@ -126,17 +126,18 @@ class Guest(libvirt_guest.Guest):
                 self._prove()
         super().resume()
 
-    def _prove(self, *, report: bool = False) -> None:
+    def _prove(self, *, starting: bool = False) -> None:
         """Prove that the guest is confined.
 
-        :param report: whether to tell of what is let pass, once in its life
+        :param starting: whether that is the first time: what is let pass is
+            told once in its life, and who started it also ends it
         """
         running = self._isolation.guest(self._domain.XMLDesc(0))
         self._isolation.hooks.narrow(running)
-        if kept := self._end_if_it_keeps_a_device(running):
+        if not starting and (kept := self._end_if_it_keeps_a_device(running)):
             raise exceptions.StillOpen(kept)
         passed = self._isolation.hooks.verify(running)
-        if passed and report:
+        if passed and starting:
             self._isolation.report_finding(
                 running.domain, 'helper unconfined', '; '.join(passed)
             )

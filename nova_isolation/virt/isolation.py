@@ -75,7 +75,10 @@ class Isolation:
         self.spool = spool.Spool(
             conf.isolation.spool_directory, conf.isolation.spool_limit
         )
-        self.turns = turns.Turns()
+        # a turn may include waiting for a device to be closed
+        self.turns = turns.Turns(
+            turns.PATIENCE + conf.isolation.close_timeout
+        )
         self._sound_until = 0.0
         self._lock = threading.Lock()
         self._keeping: set[str] = set()

@@ -34,9 +34,12 @@ class Turns:
 
     Its size is that of the guests that are changed at the moment, and of
     those whose last change failed.
+
+    :param patience: seconds for which a change waits for another one
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self.patience = patience
         self._condition = threading.Condition()
         self._taken: set[str] = set()
         self._due: set[str] = set()
@@ -51,11 +54,11 @@ class Turns:
         """
         with self._condition:
             if not self._condition.wait_for(
-                lambda: uuid not in self._taken, PATIENCE
+                lambda: uuid not in self._taken, self.patience
             ):
                 raise exceptions.Refusal(
                     f'another change to the guest has not ended in '
-                    f'{PATIENCE:.0f} seconds: try again'
+                    f'{self.patience:.0f} seconds: try again'
                 )
             self._taken.add(uuid)
         try:

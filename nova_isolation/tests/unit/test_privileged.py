@@ -350,6 +350,35 @@ class LoadTest(PrivilegedTestCase):
                 self.loaded.read_bytes(),
             )
 
+    def test_libvirt_that_loads_what_was_before_is_overtaken(self):
+        shown = self.directory / 'kernel' / f'{PROFILE}.7'
+        shown.mkdir(parents=True)
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.apparmor.kernel._PROFILES', str(shown.parent)
+            )
+        )
+        loads = []
+        load = privileged._load
+
+        def loaded_meanwhile(made):
+            load(made)
+            loads.append(made)
+            # the first time libvirt comes after us
+            held = b'before' if len(loads) == 1 else made.compiled
+            digest = kernel.digests(held)['sha256']
+            (shown / 'raw_sha256').write_text(f'{digest}\n')
+
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.privileged._load', loaded_meanwhile
+            )
+        )
+        self.write(privileged.narrow_profile)
+        self.assertEqual(2, len(loads))
+        self.write(privileged.widen_profile)
+        self.assertEqual(3, len(loads))
+
     def refuse(self, error):
         real = open
 
@@ -585,12 +614,11 @@ class FindOpenTest(PrivilegedTestCase):
         self.useFixture(
             fixtures.MonkeyPatch(
                 'nova_isolation.processes.opened',
-                lambda pid: frozenset(self.open.get(pid, ())),
-            )
-        )
-        self.useFixture(
-            fixtures.MonkeyPatch(
-                'nova_isolation.processes.hides', self.hiding.__contains__
+                lambda pid, end: (
+                    None
+                    if pid in self.hiding
+                    else frozenset(self.open.get(pid, ()))
+                ),
             )
         )
 

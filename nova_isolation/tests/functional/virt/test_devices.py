@@ -686,9 +686,7 @@ class KeptTest(DevicesTestCase):
         self.assert_found('reported only')
 
     def test_nova_does_not_overtake_who_withdraws_the_right(self):
-        self.useFixture(
-            fixtures.MonkeyPatch('nova_isolation.virt.turns.PATIENCE', 0.1)
-        )
+        self.driver._isolation.turns.patience = 0.1
         self.recording.kept = ()
         with self.driver._isolation.turns.take(self.uuid):
             self.detach_volume_and_wait()
@@ -738,9 +736,7 @@ class AtOnceTest(DevicesTestCase):
         self.assertEqual(([], []), self.granted())
 
     def test_a_plug_waits_for_its_turn_and_not_for_ever(self):
-        self.useFixture(
-            fixtures.MonkeyPatch('nova_isolation.virt.turns.PATIENCE', 0.1)
-        )
+        self.driver._isolation.turns.patience = 0.1
         with self.driver._isolation.turns.take(self.uuid):
             self.recording.forget()
             self.attach_volume_and_wait()

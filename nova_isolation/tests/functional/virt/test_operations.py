@@ -39,6 +39,11 @@ class OperationsTest(base.IsolationTestCase):
             self.domain(server['id']).XMLDesc(0),
         )
 
+    def test_who_starts_a_guest_ends_it_and_nobody_else(self):
+        # what it keeps of devices is asked when one has gone
+        self.recording.kept = ('/dev/mapper/x',)
+        self.assert_running(self._create_server(networks='none'), 1)
+
     def test_a_hook_is_told_what_nova_and_libvirt_know_at_that_moment(self):
         server = self._create_server(name='web', networks='none')
         directory = self.directory(server['id'])

@@ -502,6 +502,24 @@ class SurplusTest(PolicyTestCase):
             self.lost(profile, files=(DISK, other)),
         )
 
+    def test_what_a_link_leads_to_no_more_is_not_lost(self):
+        # the guest has its device still, and somebody moved the name
+        origin = '<disk> vdx /dev/disk/by-id/x'
+        before, after, other = (
+            policy.FileGrant(path, 'rwk', origin)
+            for path, origin in (
+                ('/dev/sda', origin),
+                ('/dev/sdb', origin),
+                ('/dev/sdb', origin.replace('vdx', 'vdy')),
+            )
+        )
+        profile = self.render(files=(DISK, before))
+        self.assertEqual({}, self.lost(profile, files=(DISK, after)))
+        for files in ((DISK,), (DISK, other)):
+            self.assertEqual(
+                {'/dev/sda': origin}, self.lost(profile, files=files)
+            )
+
     @hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
     @hypothesis.given(TEXT)
     def test_the_path_of_what_is_lost_is_that_which_was_granted(self, name):

@@ -612,6 +612,18 @@ class SeparateTest(AppArmorTestCase):
         self.hook.learn(self.on_device(OTHER).domain)
         self.compare(self.on_device(UUID))
 
+    def test_so_it_is_when_another_start_learns_of_it_meanwhile(self):
+        self.compare(self.on_device(OTHER))
+        put = self.hook._register.put
+
+        def failing(uuid, found):
+            self.hook.release(OTHER)
+            put(uuid, found)
+
+        with mock.patch.object(self.hook._register, 'put', failing):
+            self.hook.learn(self.on_device(OTHER).domain)
+        self.compare(self.on_device(UUID))
+
     def test_a_device_of_a_guest_that_has_run_is_another_one_s(self):
         self.compare(self.on_device(OTHER))
         self.hook.learn(self.on_device(OTHER, 7).domain)

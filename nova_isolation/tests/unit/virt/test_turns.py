@@ -12,7 +12,6 @@
 
 import threading
 
-import fixtures
 from oslotest import base
 
 from nova_isolation import exceptions
@@ -45,9 +44,7 @@ class TurnsTest(base.BaseTestCase):
         self.assertEqual(['first', 'second'], order)
 
     def test_nobody_waits_for_ever(self):
-        self.useFixture(
-            fixtures.MonkeyPatch('nova_isolation.virt.turns.PATIENCE', 0.01)
-        )
+        self.turns.patience = 0.01
         with self.turns.take(ONE):
             error = self.assertRaises(
                 exceptions.Refusal, self.turns.take(ONE).__enter__
