@@ -71,7 +71,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         self._removals = worker.Worker(self._settle)
         super().__init__(virtapi, read_only)
         self._host.__class__ = host_module.Host
-        self._host.isolation = self._isolation
+        self._host.adopt(self._isolation)
         self._host_fault: exceptions.HostFault | None = None
 
     # --- the host ---------------------------------------------------------

@@ -15,6 +15,7 @@
 Nova creates the object; the driver substitutes its class.
 """
 
+import threading
 from typing import Any
 
 from nova import exception as nova_exception
@@ -29,10 +30,23 @@ from nova_isolation.virt import isolation as isolation_module
 class Host(libvirt_host.Host):
     """The hypervisor host.
 
-    :ivar isolation: what this nova-compute shares, set by the driver
+    :ivar isolation: what this nova-compute shares
     """
 
     isolation: isolation_module.Isolation
+
+    def adopt(self, isolation: isolation_module.Isolation) -> None:
+        """Become a host of ours; Nova has initialised it.
+
+        :param isolation: what this nova-compute shares
+        """
+        self.isolation = isolation
+        # Nova 34 asks libvirtd whether the connection still works, this lock
+        # in its hand. When libvirtd has just ended, libvirt tells so from
+        # inside that very call, and Nova's callback wants the lock as well:
+        # with the one that Nova makes the thread waits for itself, and all
+        # others, which need a connection, for it.
+        self._wrapped_conn_lock = threading.RLock()
 
     def write_instance_config(self, xml: str) -> guest_module.Guest:
         """Define a domain, completed by the hooks.

@@ -12,17 +12,52 @@
 
 """A host that cannot confine guests gets none, and says why."""
 
+import threading
 from unittest import mock
 
 import fixtures
 from nova import context as nova_context
 from nova import exception as nova_exception
+from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.virt.libvirt import driver as libvirt_driver
 
 from nova_isolation import exceptions
 from nova_isolation.tests.functional.virt import base
 
 FAULT = 'libvirtd runs without its driver'
+
+
+class ConnectionTest(base.IsolationTestCase):
+    def test_a_libvirtd_that_ends_while_it_is_asked_stops_nobody(self):
+        self.start_compute()
+        host = self.computes['compute1'].driver._host
+
+        class Ending:
+            # libvirt calls back from inside the call that fails
+            def getLibVersion(self):
+                host._connection_closed(self, False, 'lost')
+                raise fakelibvirt.make_libvirtError(
+                    fakelibvirt.libvirtError,
+                    'End of file while reading data',
+                    error_code=fakelibvirt.VIR_ERR_SYSTEM_ERROR,
+                    error_domain=fakelibvirt.VIR_FROM_RPC,
+                )
+
+        host._wrapped_conn = Ending()
+        anew = object()
+        self.useFixture(
+            fixtures.MockPatchObject(
+                host, '_get_new_connection', return_value=anew
+            )
+        )
+        found = []
+        # as Nova does where its own fixtures leave it to
+        asking = threading.Thread(
+            target=lambda: found.append(host._get_connection()), daemon=True
+        )
+        asking.start()
+        asking.join(10)
+        self.assertEqual([anew], found)
 
 
 class HostFaultTest(base.IsolationTestCase):
