@@ -69,9 +69,9 @@ def main() -> None:
     ]
 
     def prove(judge: proof.Judge) -> None:
-        found = list(proof.reaches(judge, mine[0], others))
-        for other, _ in others:
-            found += proof.reaches(judge, other, [mine])
+        found = list(proof.reaches(judge, *mine, others))
+        for other in others:
+            found += proof.reaches(judge, *other, [mine])
         assert not found, found
 
     with kernel.Judge() as judge, open(os.devnull, 'r+b') as null:

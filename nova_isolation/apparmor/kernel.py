@@ -111,6 +111,18 @@ def is_loaded(profile: str) -> bool:
     return bool(_loaded(profile))
 
 
+def loaded() -> frozenset[str]:
+    """Name all policies that the kernel holds.
+
+    :returns: the profiles' names, without those of their children
+    """
+    return frozenset(
+        name
+        for name, _, number in (d.rpartition('.') for d in _directories())
+        if number.isdigit()
+    )
+
+
 def enforces(word: str) -> bool:
     """Tell whether the kernel holds a profile that a word is about.
 

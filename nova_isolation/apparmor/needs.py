@@ -56,6 +56,8 @@ def _quiet(why: str, access: str, *path: str | Glob) -> rules.File:
 def start() -> list[rules.Rule]:
     """What libvirt does in the new process before it runs the emulator.
 
+    Only for the start: an emulator that runs has no use for it.
+
     :returns: the rules
     """
     why = 'libvirt changes profile before it drops its uid'
@@ -368,7 +370,6 @@ def macvtap() -> list[rules.Rule]:
 
 #: in every profile, in this order
 ALWAYS: tuple[Callable[[], list[rules.Rule]], ...] = (
-    start,
     supervision,
     monitor,
     emulator,

@@ -425,13 +425,14 @@ def lost(profile: str, policy: Policy) -> dict[str, str]:
     :raises InvalidPolicy: when the profile is none of ours
     """
     linked = {
-        _comment(grant.origin) for grant in policy.files if ' /' in grant.origin
+        _comment(grant.origin)
+        for grant in policy.files
+        if ' /' in grant.origin
     }
     found = {
         path: rule.origin
         for rule in read_files(profile, _PLUGGABLE)
-        if rule.origin not in linked
-        and (path := rules.only_path(rule.path))
+        if rule.origin not in linked and (path := rules.only_path(rule.path))
     }
     for need in needs.OPTIONAL.values():
         for rule in need():
@@ -452,13 +453,16 @@ def all_rules(
     :param monitors: see ``[isolation] monitoring_labels``
     :returns: the rules in the order of the profile
     """
-    found: list[rules.Rule] = []
+    starting = policy.id is None
+    found: list[rules.Rule] = needs.start() if starting else []
     for always in needs.ALWAYS:
         found += always()
     for label in monitors:
         why = '[isolation] monitoring_labels'
         found.append(rules.Ptrace('readby', label, why))
-    found.append(rules.File((policy.emulator,), 'rmix', '<emulator>'))
+    # libvirt executes it, and nobody after that
+    access = 'rmix' if starting else 'rm'
+    found.append(rules.File((policy.emulator,), access, '<emulator>'))
     for need in policy.needs:
         found += needs.OPTIONAL[need]()
     if {'swtpm', 'connect-unix'} & set(policy.needs):

@@ -19,7 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 from typing import Protocol
 
+from nova_isolation.apparmor import needs
 from nova_isolation.apparmor import policy
+from nova_isolation.apparmor import rules
 from nova_isolation import neighbours
 
 #: guests with what they have: (uuid, resources)
@@ -59,17 +61,24 @@ class Reach:
 
 
 def reaches(
-    judge: Judge, uuid: str, others: Guests, shared: Sequence[str] = ()
+    judge: Judge,
+    uuid: str,
+    mine: Iterable[neighbours.Resource],
+    others: Guests,
+    shared: Sequence[str] = (),
 ) -> Iterator[Reach]:
     """Ask what one guest's profile allows of what other guests have.
 
     :param judge: who answers
     :param uuid: of the guest; a profile that is not loaded allows nothing
+    :param mine: what that guest has itself
     :param others: the other guests
     :param shared: ``[isolation] shared_paths``
-    :returns: all that is not intended
+    :returns: all that is not intended: neither is it the guest's as well, nor
+        what every guest may read
     """
     profile = policy.profile_name(uuid)
+    own: dict[neighbours.Identity, neighbours.Resource] = {}
     # many guests have the same backing files
     known: dict[str, str] = {}
     for owner, resources in others:
@@ -80,6 +89,23 @@ def reaches(
             access = known[path]
             if not access:
                 continue
-            could = dataclasses.replace(resource, access=access)
-            if not neighbours.is_intended(could, resource, shared):
+            if neighbours.is_below(resource.path, shared):
+                continue
+            own = own or {neighbours.identify(r.path): r for r in mine}
+            found = own.get(neighbours.identify(resource.path))
+            if found is None:
+                intended = access == 'r' and _is_everybodys(resource.path)
+            else:
+                could = dataclasses.replace(found, access=access)
+                intended = neighbours.is_intended(could, resource, shared)
+            if not intended:
                 yield Reach(uuid, owner, resource, access)
+
+
+def _is_everybodys(path: str) -> bool:
+    """Tell whether every profile grants a file: libraries, firmware."""
+    return any(
+        isinstance(rule, rules.File) and rule.matches(path)
+        for need in needs.ALWAYS
+        for rule in need()
+    )

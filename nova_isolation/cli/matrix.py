@@ -22,7 +22,10 @@ from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import proof
 from nova_isolation.cli import app
 from nova_isolation.cli import host
+from nova_isolation import domain as domain_module
+from nova_isolation import exceptions
 from nova_isolation import neighbours
+from nova_isolation import processes
 from nova_isolation.violations import text
 
 _SVG = 'http://www.w3.org/2000/svg'
@@ -35,8 +38,9 @@ class Matrix(lister.Lister):
     """Show what guests could reach of each other; nothing when all is well.
 
     Without --kernel: which files and devices two guests have, by their XML.
-    With it: what the kernel, asked, lets each guest do to what others have.
-    Exit status 1 when there is anything.
+    With it: what the kernel, asked, lets each guest do to what others have; a
+    guest whose process is not confined may do everything. Exit status 1 when
+    there is anything, or when a guest could not be compared.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -53,8 +57,9 @@ class Matrix(lister.Lister):
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         self.found: list[proof.Reach] = []
+        self.incomplete = False
         super().run(parsed_args)
-        return 1 if self.found else 0
+        return 1 if self.found or self.incomplete else 0
 
     def take_action(
         self, parsed_args: argparse.Namespace
@@ -63,9 +68,14 @@ class Matrix(lister.Lister):
         guests, unread = host.guests(conf)
         for problem in unread:
             self.app.LOG.warning('not compared: %s', problem)
+        self.incomplete = bool(unread)
         shared = conf.isolation.shared_paths
-        ask = by_kernel if parsed_args.kernel else by_xml
-        self.found = list(ask(guests, shared))
+        runtime = conf.isolation.libvirt_runtime_directory
+        self.found = list(
+            by_kernel(guests, shared, runtime)
+            if parsed_args.kernel
+            else by_xml(guests, shared)
+        )
         if parsed_args.svg:
             with open(parsed_args.svg, 'wb') as f:
                 f.write(draw(guests, self.found))
@@ -115,12 +125,13 @@ def by_xml(
 
 
 def by_kernel(
-    guests: list[host.Guest], shared: list[str]
+    guests: list[host.Guest], shared: list[str], runtime: str
 ) -> Iterator[proof.Reach]:
     """Ask the kernel about every pair.
 
     :param guests: all guests
     :param shared: ``[isolation] shared_paths``
+    :param runtime: ``[isolation] libvirt_runtime_directory``
     :returns: what is not intended
     :raises HostFault: when the kernel does not answer
     """
@@ -132,7 +143,32 @@ def by_kernel(
                 for other in guests
                 if other.uuid != guest.uuid
             ]
-            yield from proof.reaches(judge, guest.uuid, others, shared)
+            if wrong := unconfined(guest.domain, runtime):
+                everything = neighbours.Resource('/', wrong, 'rw', tree=True)
+                for other, _ in others:
+                    yield proof.Reach(guest.uuid, other, everything, 'rwx')
+                continue
+            yield from proof.reaches(
+                judge, guest.uuid, guest.resources, others, shared
+            )
+
+
+def unconfined(domain: domain_module.Domain, runtime: str) -> str:
+    """Tell why no profile keeps a guest from anything.
+
+    :param domain: of the guest
+    :param runtime: ``[isolation] libvirt_runtime_directory``
+    :returns: in words; '' when one does, and of a guest that does not run
+    """
+    if domain.id is None:
+        return ''
+    try:
+        pid = processes.find(runtime, domain.name, domain.uuid).pid
+    except exceptions.NotConfined as e:
+        return e.message
+    profile = f'libvirt-{domain.uuid} (enforce)'
+    wrong = sorted(set(kernel.labels(pid).values()) - {profile})
+    return f'its process runs as {", ".join(wrong)}' if wrong else ''
 
 
 def draw(guests: list[host.Guest], found: list[proof.Reach]) -> bytes:

@@ -54,6 +54,7 @@ class AppArmorHook(base.Hook):
         self._withdrawn = withdrawn.Withdrawn()
         # who does not run yet, and has all that it asks for
         self._starting: set[str] = set()
+        self._running: set[str] = set()
 
     @property
     def _complain(self) -> bool:
@@ -114,7 +115,9 @@ class AppArmorHook(base.Hook):
             domain, starting=starting
         )
         self._register.put(domain.uuid, found)
+        self._running.discard(domain.uuid)
         if domain.id is not None:
+            self._running.add(domain.uuid)
             self._starting.discard(domain.uuid)
         elif starting and domain.uuid not in self._starting:
             # its start failed meanwhile
@@ -123,6 +126,7 @@ class AppArmorHook(base.Hook):
 
     def forget(self, uuid: str) -> None:
         self._register.drop(uuid)
+        self._running.discard(uuid)
         self._written.pop(uuid, None)
 
     @property
@@ -330,11 +334,13 @@ class AppArmorHook(base.Hook):
                     )
             others = self._register.others(domain.uuid)
             shared = self.conf.isolation.shared_paths
-            for reach in proof.reaches(judge, domain.uuid, others, shared):
+            for reach in proof.reaches(
+                judge, domain.uuid, mine, others, shared
+            ):
                 self._object(f'{reach.words()}, {self._why(reach, policy)}')
             own = [(domain.uuid, mine)]
-            for other, _ in others:
-                for reach in proof.reaches(judge, other, own, shared):
+            for other, theirs in others:
+                for reach in proof.reaches(judge, other, theirs, own, shared):
                     if self.owns(other):
                         self._object(reach.words())
                         continue
@@ -345,6 +351,16 @@ class AppArmorHook(base.Hook):
                         'nova-isolation: restart it',
                         reach.words(),
                     )
+        loaded = kernel.loaded()
+        for other in sorted(self._running - {domain.uuid}):
+            if policy_module.profile_name(other) not in loaded:
+                LOG.warning(
+                    'isolation: guest %s runs beside guest %s without a '
+                    'profile: it may reach everything that QEMU may: restart '
+                    'it',
+                    other,
+                    domain.uuid,
+                )
 
     def _why(self, reach: proof.Reach, policy: policy_module.Policy) -> str:
         """Tell which rule of ours lets a guest do what the kernel says."""

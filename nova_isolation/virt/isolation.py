@@ -76,9 +76,7 @@ class Isolation:
             conf.isolation.spool_directory, conf.isolation.spool_limit
         )
         # a turn may include waiting for a device to be closed
-        self.turns = turns.Turns(
-            turns.PATIENCE + conf.isolation.close_timeout
-        )
+        self.turns = turns.Turns(turns.PATIENCE + conf.isolation.close_timeout)
         self._sound_until = 0.0
         self._lock = threading.Lock()
         self._keeping: set[str] = set()

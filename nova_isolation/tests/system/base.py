@@ -67,7 +67,10 @@ class PairTestCase(CloudTestCase):
 
     def _ready(self, name, wanted, **more):
         uuid = self._shared.get(name)
-        now = uuid and lablib.server(uuid)['status']
+        # the test before may have made Nova stop it
+        now = uuid and lablib.wait_for(
+            f'{name} at rest', lambda: self._status_at_rest(uuid), 60
+        )
         if now not in ('ACTIVE', 'SHUTOFF'):
             if uuid:
                 cloud.delete(uuid)
@@ -78,3 +81,8 @@ class PairTestCase(CloudTestCase):
             action = 'os-start' if wanted == 'ACTIVE' else 'os-stop'
             cloud.act(uuid, action, wanted)
         return uuid
+
+    @staticmethod
+    def _status_at_rest(uuid):
+        server = lablib.server(uuid)
+        return not server['OS-EXT-STS:task_state'] and server['status']

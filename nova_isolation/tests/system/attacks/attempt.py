@@ -147,8 +147,6 @@ class Why(enum.Enum):
     ATTRIBUTES = 'AppArmor does not look at attributes'
     IPC = 'AppArmor does not look at what System V shares'
     KEYS = 'AppArmor does not look at keys'
-    START = 'libvirt needs it after it has changed the profile'
-    EMULATOR = 'the start runs the emulator under the profile; it stays in it'
     LISTEN = 'a right to listen, for VNC, is one for every port and address'
     CONNECT = 'to listen, for VNC, and to connect are one rule of this parser'
     UNIX = 'the monitor and other unix sockets are one rule of this parser'

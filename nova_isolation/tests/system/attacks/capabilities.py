@@ -28,7 +28,6 @@ from typing import Any
 from nova_isolation.tests.system.attacks import actions
 from nova_isolation.tests.system.attacks.actions import Do
 from nova_isolation.tests.system.attacks.attempt import Attempt
-from nova_isolation.tests.system.attacks.attempt import Why
 from nova_isolation.tests.system.attacks.attempt import World
 from nova_isolation.tests.system.attacks import audit
 from nova_isolation.tests.system.attacks import syscalls
@@ -405,7 +404,6 @@ TABLE = (
             lambda world, got, pid: _identity(pid, 'Uid') == ['0'] * 3,
         ),
         ('setuid',),
-        why=Why.START,
     ),
     Attempt(
         "take root's group",
@@ -414,7 +412,6 @@ TABLE = (
             lambda world, got, pid: _identity(pid, 'Gid') == ['0'] * 3,
         ),
         ('setgid',),
-        why=Why.START,
     ),
     Attempt(
         'sniff the network of the host',

@@ -15,19 +15,21 @@
 What is allowed even under it, no profile can deny in that parser's language.
 It is no copy of the product's: fewer devices, no console, nothing for comfort.
 That it suffices is shown by a guest that starts under it and answers VNC; that
-what it leaves open is needed, by guests that do not without.
+what it leaves open is needed, by guests that do not without. What only the start
+needs is taken from it then.
 """
 
 import os
 import subprocess
 
-# What libvirt does in the process before it runs the emulator, and the
-# emulator: what is open because of these cannot be closed.
+# What libvirt does in the process before it runs the emulator, and that it runs
+# it; and what of that the emulator needs when it runs.
 _START = (
     'capability setuid,',
     'capability setgid,',
     '/usr/bin/qemu-system-x86_64 rmix,',
 )
+_RUNS = ('/usr/bin/qemu-system-x86_64 rm,',)
 
 _NEEDED = (
     # libvirt ends it, and looks at it
@@ -84,6 +86,15 @@ def choose() -> tuple[str, tuple[str, ...]]:
     raise RuntimeError(f'the parser takes no least profile: {refused}')
 
 
+def narrow(rights: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out what only the start needs.
+
+    :param rights: those of :func:`choose`
+    :returns: what a guest that runs needs of them
+    """
+    return (*_RUNS, *(right for right in rights if right not in _START))
+
+
 def write(
     uuid: str,
     name: str,
@@ -99,7 +110,7 @@ def write(
     :param directory: of its disk
     :param base: the image behind the disk
     :param abi: see :func:`choose`
-    :param rights: those of :func:`choose`, or all but one
+    :param rights: those of :func:`choose`, or all but one, or narrowed
     :returns: the text
     """
     rules = '\n  '.join((*rights, *_NEEDED)).format(

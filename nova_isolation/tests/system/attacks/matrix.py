@@ -239,7 +239,19 @@ def _least(world: World) -> Subject:
     found = _start_least(world, abi, rights)
     if found is None:
         raise RuntimeError(f'the least profile does not suffice: {rights}')
+    own = found.world.own
+    profile = _write_least(own.uuid, world, abi, least.narrow(rights))
+    virsh.reload(own.uuid, profile)
+    if not monitor.greets(found.world, own.pid):
+        raise RuntimeError(f'the guest does not run with: {profile}')
     return found
+
+
+def _write_least(
+    uuid: str, world: World, abi: str, rights: tuple[str, ...]
+) -> str:
+    name, directory = virsh.beside(uuid), virsh.place(uuid)
+    return least.write(uuid, name, directory, world.base, abi, rights)
 
 
 def _start_least(
@@ -250,9 +262,7 @@ def _start_least(
     :returns: the guest, or None when it does not start or answer VNC
     """
     uuid = str(uuid_module.uuid4())
-    profile = least.write(
-        uuid, virsh.beside(uuid), virsh.place(uuid), world.base, abi, rights
-    )
+    profile = _write_least(uuid, world, abi, rights)
     guest = virsh.try_twin(world.own, uuid, profile)
     if guest is None:
         return None

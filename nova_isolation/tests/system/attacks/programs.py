@@ -22,7 +22,6 @@ from nova_isolation.tests.system.attacks import actions
 from nova_isolation.tests.system.attacks.actions import Map
 from nova_isolation.tests.system.attacks.attempt import Action
 from nova_isolation.tests.system.attacks.attempt import Attempt
-from nova_isolation.tests.system.attacks.attempt import Why
 from nova_isolation.tests.system.attacks.attempt import World
 from nova_isolation.tests.system.attacks import syscalls
 
@@ -166,6 +165,5 @@ TABLE = (
     Attempt(
         'run the emulator once more',
         Execute(('/usr/bin/qemu-system-x86_64', '--help')),
-        why=Why.EMULATOR,
     ),
 )

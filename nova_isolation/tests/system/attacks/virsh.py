@@ -165,6 +165,18 @@ def try_twin(model: Guest, uuid: str, profile: str) -> Guest | None:
         return None
 
 
+def reload(uuid: str, profile: str) -> None:
+    """Give a guest that :func:`twin` made another profile.
+
+    :param uuid: of the guest, which runs
+    :param profile: the text
+    """
+    path = f'{PROFILES}/libvirt-{uuid}'
+    with open(path, 'w') as f:
+        f.write(profile)
+    subprocess.run(['apparmor_parser', '-rTK', path], check=True)
+
+
 def beside(uuid: str) -> str:
     """Tell libvirt's name of a guest that :func:`twin` makes.
 

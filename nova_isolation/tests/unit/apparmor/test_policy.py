@@ -332,10 +332,21 @@ class RenderTest(PolicyTestCase):
         self.assertEqual('', files.access('/j/disk'))
 
     def test_one_emulator(self):
+        emulator = '/usr/bin/qemu-system-x86_64'
         files = self.granted()
-        self.assertEqual('xrm', files.access('/usr/bin/qemu-system-x86_64'))
+        self.assertEqual('xrm', files.access(emulator))
+        # started once
+        self.assertEqual('rm', self.granted(id=7).access(emulator))
         for other in ('/usr/bin/qemu-system-arm', '/bin/sh', '/usr/bin/sh'):
             self.assertEqual('', files.access(other))
+
+    def test_it_may_change_its_user_until_it_runs(self):
+        for number, words in ((None, ['setgid', 'setuid']), (7, [])):
+            granted = policy.all_rules(
+                dataclasses.replace(POLICY, id=number), STATE
+            )
+            found = [r for r in granted if isinstance(r, rules.Capability)]
+            self.assertEqual(words, [r.name for r in found])
 
     def test_nothing_of_the_host(self):
         files = self.granted(

@@ -10,21 +10,33 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import contextlib
 import dataclasses
 
+import fixtures
 from lxml import etree
 from oslotest import base
 
-from nova_isolation.apparmor import proof
 from nova_isolation.cli import host
 from nova_isolation.cli import matrix
 from nova_isolation import domain
 from nova_isolation import exceptions
 from nova_isolation import neighbours
+from nova_isolation import processes
 from nova_isolation.tests.unit import samples
 
 FIRST = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 SECOND = '8887d9d3-17f8-4388-8771-fab6312518d6'
+
+
+class Judge:
+    """A kernel that says the same of every path."""
+
+    def __init__(self, allowed):
+        self.allowed = allowed
+
+    def file(self, profile, path):
+        return self.allowed
 
 
 def guest(uuid, name, *paths):
@@ -85,19 +97,44 @@ class MatrixTest(base.BaseTestCase):
         self.assertNotIn('\x1b', ''.join(root.itertext()))
         self.assertIsNone(root.find('.//{*}script'))
 
-    def test_what_the_kernel_says(self):
-        class Judge:
-            def file(self, profile, path):
-                return 'r' if (profile, path) == asked else ''
+    def by_kernel(self, guests, labels, allowed=''):
+        for name, value in (
+            ('kernel.check_enabled', lambda: None),
+            ('kernel.Judge', lambda: contextlib.nullcontext(Judge(allowed))),
+            ('kernel.labels', lambda pid: {pid: labels[pid]}),
+            (
+                'processes.find',
+                lambda runtime, name, uuid: processes.Process(
+                    [g.uuid for g in guests].index(uuid), 0
+                ),
+            ),
+        ):
+            self.useFixture(
+                fixtures.MonkeyPatch(
+                    f'nova_isolation.cli.matrix.{name}', value
+                )
+            )
+        return [
+            (r.uuid, r.owner, r.access, r.resource.origin)
+            for r in matrix.by_kernel(guests, [], '/run')
+        ]
 
-        asked = (f'libvirt-{FIRST}', '/i/2')
-        resources = guest(SECOND, 'b', '/i/2', '/i/3').resources
-        (reach,) = proof.reaches(Judge(), FIRST, [(SECOND, resources)])
-        self.assertEqual(
-            (FIRST, SECOND, '/i/2', 'r'),
-            (reach.uuid, reach.owner, reach.resource.path, reach.access),
-        )
-        self.assertEqual(
-            [],
-            list(proof.reaches(Judge(), FIRST, [(SECOND, resources)], ['/i'])),
-        )
+    def test_a_guest_that_nothing_confines_may_do_everything(self):
+        guests = [guest(FIRST, 'a', '/i/1'), guest(SECOND, 'b', '/i/2')]
+        confined = [f'libvirt-{g.uuid} (enforce)' for g in guests]
+        running = [
+            dataclasses.replace(g, domain=dataclasses.replace(g.domain, id=7))
+            for g in guests
+        ]
+        self.assertEqual([], self.by_kernel(running, confined))
+        for label in (
+            'unconfined',
+            f'libvirt-{FIRST} (complain)',
+            f'libvirt-{SECOND} (enforce)',
+        ):
+            self.assertEqual(
+                [(FIRST, SECOND, 'rwx', f'its process runs as {label}')],
+                self.by_kernel(running, [label, confined[1]]),
+            )
+        # one that is off is nobody's danger
+        self.assertEqual([], self.by_kernel(guests, ['unconfined'] * 2))

@@ -692,6 +692,25 @@ class SeparateTest(AppArmorTestCase):
         self.assertIn(f'guest {OTHER} may', logs.output[0])
         self.assertIn('restart it', logs.output[0])
 
+    def test_a_neighbour_without_a_profile_is_reported(self):
+        self.learn_other()
+        self.hook.prepare(self.starting)
+        self.hook.prepare(self.running)
+        with self.assertLogs('nova_isolation.hooks.apparmor') as logs:
+            self.hook._ask_kernel(self.running)
+        [line] = logs.output
+        for word in (UUID, OTHER, 'without a profile'):
+            self.assertIn(word, line)
+        for mend in (
+            (self.held / f'libvirt-{OTHER}.3').mkdir,
+            lambda: self.hook.forget(OTHER),
+        ):
+            mend()
+            with self.assertNoLogs('nova_isolation.hooks.apparmor'):
+                self.hook._ask_kernel(self.running)
+            for path in self.held.iterdir():
+                path.rmdir()
+
 
 class VerifyTest(AppArmorTestCase):
     def setUp(self):
