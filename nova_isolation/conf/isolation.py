@@ -285,8 +285,8 @@ Seconds that a guest's QEMU has for closing a device that was detached. QEMU
 does so at once. One that has it open even then was taken over: in enforce mode
 the guest is stopped, before the device can go to another one; in complain mode
 that is only reported. Both are notified as ``isolation.finding`` with
-``attack: true``. Set it higher where storage can hang for longer; other changes
-to the same guest wait for it, 30 seconds longer than this.
+``attack: true``. Set it higher where storage can hang for longer; other
+changes to the same guest wait for it, 30 seconds longer than this.
 """,
     ),
     cfg.StrOpt(

@@ -14,7 +14,7 @@
 
 import struct
 
-_BACKING_FORMAT = 0xE2792ACA
+BACKING_FORMAT = 0xE2792ACA
 _FEATURES = 0x6803F857
 
 
@@ -37,7 +37,7 @@ def header(
     fixed_size = 72 if version == 2 else 112
     tail = extension(_FEATURES, bytes(384))
     if backing_format is not None:
-        tail = extension(_BACKING_FORMAT, backing_format) + tail
+        tail = extension(BACKING_FORMAT, backing_format) + tail
     tail += extension(0, b'')
     name = backing or b''
     fixed = struct.pack(

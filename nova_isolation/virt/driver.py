@@ -196,8 +196,8 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         """Refuse a start that would fail although Nova makes the domain anew.
 
         The domain that is there tells nearly all of it. But what is missing
-        of the image cache Nova fetches; and what a stopped guest has and is not covered, the
-        operator may have taken out of nova.conf since.
+        of the image cache Nova fetches; and what a stopped guest has and is
+        not covered, the operator may have taken out of nova.conf since.
         """
         if not self._isolation.active:
             return

@@ -15,6 +15,7 @@
 import dataclasses
 import os
 import socket
+import struct
 from unittest import mock
 
 import ddt
@@ -23,6 +24,7 @@ from oslotest import base
 
 from nova_isolation import exceptions
 from nova_isolation import images
+from nova_isolation.tests.qcow2 import BACKING_FORMAT
 from nova_isolation.tests.qcow2 import extension
 from nova_isolation.tests.qcow2 import header
 from nova_isolation.tests.unit import samples
@@ -430,7 +432,7 @@ class UntrustedTest(ImagesTestCase):
 
     def test_a_format_that_is_told_twice(self):
         # we would stop at the first, and QEMU go on with the last
-        twice = b'raw'.ljust(8, b'\0') + extension(_BACKING_FORMAT, b'qcow2')
+        twice = b'raw'.ljust(8, b'\0') + extension(BACKING_FORMAT, b'qcow2')
         content = bytearray(header(b'base', twice))
         struct.pack_into('>I', content, 116, 3)
         self.write(self.instance, 'disk', bytes(content))
@@ -440,7 +442,7 @@ class UntrustedTest(ImagesTestCase):
     def test_a_header_that_reads_otherwise_without_padding(self):
         # QEMU pads an extension to 8 bytes, libvirt's own reader does not:
         # what we would take for padding is an extension to libvirt
-        hidden = b'raw' + struct.pack('>II', _BACKING_FORMAT, 5) + b'qcow2'
+        hidden = b'raw' + struct.pack('>II', BACKING_FORMAT, 5) + b'qcow2'
         content = bytearray(header(b'base', hidden))
         struct.pack_into('>I', content, 116, 3)
         self.write(self.instance, 'disk', bytes(content))

@@ -15,15 +15,15 @@
 What is allowed even under it, no profile can deny in that parser's language.
 It is no copy of the product's: fewer devices, no console, nothing for comfort.
 That it suffices is shown by a guest that starts under it and answers VNC; that
-what it leaves open is needed, by guests that do not without. What only the start
-needs is taken from it then.
+what it leaves open is needed, by guests that do not without. What only the
+start needs is taken from it then.
 """
 
 import os
 import subprocess
 
-# What libvirt does in the process before it runs the emulator, and that it runs
-# it; and what of that the emulator needs when it runs.
+# What libvirt does in the process before it runs the emulator, and that it
+# runs it; and what of that the emulator needs when it runs.
 _START = (
     'capability setuid,',
     'capability setgid,',
