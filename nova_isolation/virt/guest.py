@@ -86,6 +86,7 @@ class Guest(libvirt_guest.Guest):
         try:
             self._isolation.hooks.prepare(self.starting())
             super().launch(pause=True)
+            self._isolation.look_again(self.uuid)
         except libvirt.libvirtError as e:
             self._take_back()
             self._explain(e)

@@ -194,13 +194,21 @@ class Isolation:
             return False
         return True
 
+    def look_again(self, uuid: str) -> None:
+        """Learn of a guest anew before the next start.
+
+        :param uuid: of the domain, which has begun to run: the hooks know it
+            as it runs now, and may have to know it as it was before, by then
+        """
+        with self._lock:
+            self._known.pop(uuid, None)
+
     def forget_neighbour(self, uuid: str) -> None:
         """Look at a guest again before the next start, if it is still there.
 
         :param uuid: of the domain
         """
-        with self._lock:
-            self._known.pop(uuid, None)
+        self.look_again(uuid)
         self.hooks.forget(uuid)
 
     def release(self, uuid: str) -> None:

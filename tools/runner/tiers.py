@@ -29,11 +29,11 @@ from tools.runner import streams
 SYSTEM_RUNS = 'tools/system-runs.txt'
 
 # The functional tests that are not repeated under eventlet: those that never
-# touch Nova (the agent runs native threads only), and those of devices during
-# which nothing else happens.
+# touch Nova (the agent runs native threads only), those of devices unless
+# changes meet, and what a constructor says.
 NOT_UNDER_EVENTLET = (
     r'\.functional\.(agent\.|audit\.|violations\.|'
-    r'virt\.test_devices\.(RefusedPlug|HostDevices|OtherModes)Test)'
+    r'virt\.test_devices\.(?!AtOnce)|virt\.test_modes\.WrongConfiguration)'
 )
 
 # What runs the test modules in the lab; -P, because the runner's own modules

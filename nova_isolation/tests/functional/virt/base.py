@@ -184,7 +184,8 @@ class IsolationTestCase(base.ServersTestBase):
             found = condition()
             if found:
                 return found
-            time.sleep(0.02)
+            # an answer of the API is work, for the processor that is waited for
+            time.sleep(0.1)
         self.fail(f'{what} did not come')
 
     def _wait_for_state_change(self, server, expected_status, **kwargs):

@@ -44,6 +44,23 @@ class OperationsTest(base.IsolationTestCase):
         self.recording.kept = ('/dev/mapper/x',)
         self.assert_running(self._create_server(networks='none'), 1)
 
+    def test_of_a_guest_that_has_run_the_hooks_learn_that_it_does_not(self):
+        # its terminal may be the next one's
+        server = self.boot()
+        self.act(server, **{'os-stop': None})
+        self.recording.learned.clear()
+        self.boot()
+        self.assertIsNone(self.recording.learned[server['id']].id)
+
+    def test_a_start_learns_of_guests_that_changed_and_of_no_others(self):
+        first, second = self.boot(), self.boot()
+        self.boot()
+        self.recording.learned.clear()
+        third = self.boot()
+        self.assertNotIn(first['id'], self.recording.learned)
+        self.assertNotIn(second['id'], self.recording.learned)
+        self.assertIn(third['id'], self.recording.learned)
+
     def test_a_hook_is_told_what_nova_and_libvirt_know_at_that_moment(self):
         server = self._create_server(name='web', networks='none')
         directory = self.directory(server['id'])
