@@ -26,7 +26,10 @@ function configure_nova_isolation {
     iniset "$NOVA_CONF" DEFAULT compute_driver isolation.LibvirtDriver
     iniset "$NOVA_CONF" isolation mode "$NOVA_ISOLATION_MODE"
 
-    # The privileged daemon is started through nova-rootwrap, as Nova's own.
+    # The privileged daemon is started through nova-rootwrap, as Nova's own,
+    # with root's configuration: the filter names it.
+    iniset "$NOVA_CONF" nova_isolation_privileged helper_command \
+        "sudo nova-rootwrap $NOVA_CONF_DIR/rootwrap.conf privsep-helper --config-file $NOVA_CONF"
     sudo install -m 0644 \
         "$NOVA_ISOLATION_DIR/etc/nova-isolation/rootwrap.d/nova-isolation.filters" \
         "$NOVA_CONF_DIR/rootwrap.d/"

@@ -12,8 +12,21 @@
 
 """The [isolation] options, shared by nova-compute and the agent."""
 
+import os
+
 from oslo_config import cfg
 from oslo_config import types
+
+
+class _Path(types.String):
+    """An absolute path, or nothing where that has a meaning."""
+
+    def __call__(self, value: object) -> str:
+        path: str = super().__call__(value)
+        if path and not os.path.isabs(path):
+            raise ValueError(f'{path!r} is not an absolute path')
+        return path
+
 
 GROUP = cfg.OptGroup(
     'isolation',
@@ -117,6 +130,7 @@ says ``cannot be granted``) is refused with either value.
     cfg.ListOpt(
         'shared_paths',
         default=[],
+        item_type=_Path(),
         help="""
 Files, devices and directories that several guests may have and write to on
 purpose: absolute paths; of a directory all below it.
@@ -202,8 +216,9 @@ guest's, stops nova-compute with exit status 1. The privileged daemon reads
 this option itself, from root's files.
 """,
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         'profile_directory',
+        type=_Path(),
         default='/etc/apparmor.d/libvirt',
         help="""
 Where libvirt expects the AppArmor profiles of its guests. It is a fixed path
@@ -211,8 +226,9 @@ in libvirt's builds of Debian and Ubuntu: change it only where yours has
 another. The privileged daemon writes there and nowhere else.
 """,
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         'apparmor_parser',
+        type=_Path(),
         default='/usr/sbin/apparmor_parser',
         help="""
 The AppArmor parser: an absolute path, of a file that only root can write.
@@ -220,24 +236,27 @@ libvirt must use the same one. When it is missing or does not work, the compute
 service is disabled until it does.
 """,
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         'libvirt_runtime_directory',
+        type=_Path(),
         default='/run/libvirt/qemu',
         help="""
 Where libvirt keeps the process id of each guest (``NAME.pid``): how the QEMU
 process of a guest is found without trusting its label.
 """,
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         'libvirt_state_directory',
+        type=_Path(),
         default='/var/lib/libvirt/qemu',
         help="""
 Where libvirt keeps the master key of each running guest
 (``domain-ID-NAME/``) and the memory of suspended ones (``save/NAME.save``).
 """,
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         'tls_directory',
+        type=_Path(),
         default='/etc/pki/qemu',
         help="""
 Where the TLS certificates and keys are that a guest's QEMU uses for disks over
@@ -246,16 +265,18 @@ its ``nbd_tls_x509_cert_dir`` and ``chardev_tls_x509_cert_dir``. Only guests
 whose XML says ``tls='yes'`` may read it.
 """,
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         'spice_tls_directory',
+        type=_Path(),
         default='/etc/pki/libvirt-spice',
         help="""
 The same for SPICE: qemu.conf's ``spice_tls_x509_cert_dir``. Only guests whose
 SPICE has secure channels (``[spice] require_secure``) may read it.
 """,
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         'vnc_tls_directory',
+        type=_Path(),
         default='',
         help="""
 The same for VNC. A guest's XML does not say whether its VNC uses TLS: when
@@ -289,8 +310,9 @@ that is only reported. Both are notified as ``isolation.finding`` with
 changes to the same guest wait for it, 30 seconds longer than this.
 """,
     ),
-    cfg.StrOpt(
+    cfg.Opt(
         'spool_directory',
+        type=_Path(),
         default='/var/lib/nova-isolation/spool',
         help="""
 Where nova-compute leaves its events for the agent, and the agent keeps its own
@@ -313,7 +335,7 @@ are dropped and counted in the log.
         default='nova_isolation',
         help="""
 The topic of the notifications, with the priority appended as oslo.messaging
-does: the queue is ``nova_isolation.warn`` or ``nova_isolation.info``. A queue
+does: the queue is ``nova_isolation.warn`` or ``nova_isolation.error``. A queue
 of its own, because one that nobody reads grows until it fills the broker: bind
 a consumer, or set a length limit or TTL policy on it.
 """,

@@ -72,6 +72,12 @@ class Isolation:
                 'set it to auto or apparmor'
             )
         self.hooks = manager.HookManager(conf)
+        if self.active and 'apparmor' not in conf.isolation.hooks:
+            LOG.warning(
+                'isolation: [isolation] hooks = %s: without apparmor nothing '
+                'makes or proves the profiles of guests',
+                ','.join(conf.isolation.hooks),
+            )
         self.spool = spool.Spool(
             conf.isolation.spool_directory, conf.isolation.spool_limit
         )

@@ -116,6 +116,8 @@ class FaultAtAnotherStartTest(base.PairTestCase):
 
     def test_a_resume_refused_after_the_restore_saves_the_memory_again(self):
         uuid = self.first
+        # what a start anew would not know: a byte in a port's scratch register
+        cloud.monitor(uuid, 'o /1 0x3ff 0x5a')
         cloud.act(uuid, 'suspend', 'SUSPENDED')
         mend = self.break_next_start(uuid)
         lablib.call('POST', f'/servers/{uuid}/action', {'resume': None})
@@ -128,6 +130,7 @@ class FaultAtAnotherStartTest(base.PairTestCase):
         mend()
         cloud.act(uuid, 'resume', 'ACTIVE')
         self.assert_confined(uuid)
+        self.assertIn('= 0x5a', cloud.monitor(uuid, 'i /1 0x3ff'))
 
     def test_a_paused_guest_that_lost_its_profile_stays_paused(self):
         uuid = self.second

@@ -184,7 +184,7 @@ class IsolationTestCase(base.ServersTestBase):
             found = condition()
             if found:
                 return found
-            # an answer of the API is work, for the processor that is waited for
+            # an answer of the API is work for the processor that others need
             time.sleep(0.1)
         self.fail(f'{what} did not come')
 

@@ -156,6 +156,25 @@ class WrongConfigurationTest(base.IsolationTestCase):
         self.configure('[isolation]\nparser_timeout = 0\n')
         self.assert_not_started('[isolation] parser_timeout', '0', '1')
 
+    def test_a_path_that_is_not_absolute(self):
+        for text, words in (
+            ('apparmor_parser = apparmor_parser', 'apparmor_parser'),
+            ('shared_paths = /srv/iso, srv/keys', 'shared_paths'),
+        ):
+            self.configure(f'[isolation]\n{text}\n')
+            self.assert_not_started(
+                f'[isolation] {words}', 'is not an absolute path'
+            )
+            self.stdlog.logger.reset_output()
+
+    def test_nothing_that_makes_profiles(self):
+        # said, and not refused: another hook may do it
+        self.start_compute()
+        self.assertIn(
+            '[isolation] hooks = recorder: without apparmor nothing makes',
+            self.stdlog.logger.output,
+        )
+
     def test_an_unknown_hook(self):
         self.flags(hooks=['recorder', 'apparmour'], group='isolation')
         self.assert_not_started(

@@ -12,8 +12,12 @@
 
 """What is not covered yet is refused by name, and changes nothing."""
 
+from nova import context as nova_context
+from nova import objects
+
 from nova_isolation import exceptions
 from nova_isolation.tests.functional.virt import base
+from nova_isolation.virt import driver as isolation_driver
 
 
 class NotCoveredTest(base.IsolationTestCase):
@@ -82,6 +86,42 @@ class NotCoveredTest(base.IsolationTestCase):
         self.act(self.server, rebuild={'imageRef': image})
         self.assert_refused('rebuild')
         self.assert_fault('isolation: rebuild is not covered')
+
+    def test_what_changes_a_volume_s_file_under_a_guest(self):
+        driver = self.computes['compute1'].driver
+        context = nova_context.get_admin_context()
+        instance = objects.Instance.get_by_uuid(
+            self._cell(context), self.uuid, expected_attrs=['flavor']
+        )
+        for operation, method, arguments in (
+            ('swapping a volume', driver.swap_volume, ({}, {}, instance)),
+            (
+                'a snapshot of a volume',
+                driver.volume_snapshot_create,
+                (instance, 'volume', {}),
+            ),
+            (
+                'deleting a snapshot of a volume',
+                driver.volume_snapshot_delete,
+                (instance, 'volume', 'snapshot', {}),
+            ),
+        ):
+            error = self.assertRaises(
+                isolation_driver.Refused, method, context, *arguments
+            )
+            self.assertIn(operation, error.format_message())
+            self.assertIn(
+                operation, [e.payload['operation'] for e in self.events()]
+            )
+        self.assertEqual(self.before, self._guest())
+
+    def _cell(self, context):
+        """Give a context that reaches the database of the server's cell."""
+        mapping = objects.InstanceMapping.get_by_instance_uuid(
+            context, self.uuid
+        )
+        nova_context.set_target_cell(context, mapping.cell_mapping)
+        return context
 
     def _move(self, **action):
         self.start_compute('compute2')

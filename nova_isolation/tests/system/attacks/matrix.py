@@ -26,7 +26,11 @@ import traceback
 from typing import Any
 import uuid as uuid_module
 
+from nova_isolation.apparmor import accesses
+from nova_isolation.apparmor import needs
+from nova_isolation.apparmor import rules
 from nova_isolation.audit import records
+from nova_isolation.cli import usage
 from nova_isolation.tests.system.attacks import actions
 from nova_isolation.tests.system.attacks.attempt import Attempt
 from nova_isolation.tests.system.attacks.attempt import Guest
@@ -315,6 +319,7 @@ def _judge(
         )
     found = heard.get(_heard(one.number)) or loud.get(_loud(one.number)) or []
     by = model.mediation(found[0]) if found else ''
+    quiet = _quiet(found) if _heard(one.number) not in heard else ''
     refused = one.attack.error in ('EACCES', 'EPERM') or any(
         words in one.attack.words
         for words in ('Permission denied', 'Operation not permitted')
@@ -322,8 +327,24 @@ def _judge(
     if not by and refused:
         by = 'apparmor'
     return model.Observation(
-        name, one.kind, model.DENIED, by=by, note=one.attack.words
+        name,
+        one.kind,
+        model.DENIED,
+        by=by,
+        note=one.attack.words,
+        quiet=quiet,
     )
+
+
+def _quiet(found: list[records.Record]) -> str:
+    """Tell why the profile of every guest denies something quietly."""
+    reasons: dict[str, None] = {}
+    for record in found:
+        answer = accesses.judge(
+            needs.noise(), usage.of_record(record), rules.Dialect()
+        )
+        reasons |= dict.fromkeys(answer.quietly)
+    return '; '.join(reasons)
 
 
 def main() -> None:

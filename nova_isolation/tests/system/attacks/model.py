@@ -65,6 +65,7 @@ class Observation:
     :ivar reported: whether a consumer was told that it was denied
     :ivar inseparable: whether the least profile allows it
     :ivar note: why, where ``result`` is ``n/a`` or it is inseparable
+    :ivar quiet: why the profile denies it quietly, where it does
     """
 
     name: str
@@ -74,6 +75,7 @@ class Observation:
     reported: bool = False
     inseparable: bool = False
     note: str = ''
+    quiet: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +178,7 @@ def rows(image: str, parts: Mapping[str, Sequence[Observation]]) -> list[Row]:
             'by': ours.by,
             'reported': ours.reported,
             'inseparable': ours.inseparable,
-            'note': '' if ours.result == DENIED else ours.note,
+            'note': ours.quiet if ours.result == DENIED else ours.note,
         }
         for ours in parts['ours']
     ]
@@ -208,6 +210,8 @@ def faults(observed: Iterable[Observation], driver: str) -> list[str]:
             found.append(f'{o.name}: inseparable without a reason')
         if o.result == DENIED and not o.by:
             found.append(f'{o.name}: fails without a known reason: {o.note}')
+        if o.by.startswith('apparmor') and not (o.reported or o.quiet):
+            found.append(f'{o.name}: denied, and neither reported nor meant')
     return found
 
 

@@ -48,12 +48,15 @@ class Monitor(Action):
     :ivar seen: whether it happened; told QEMU's pid
     :ivar before: done as root, before
     :ivar undo: commands that end it, whatever came of it
+    :ivar handed: a file that root opens for reading and writing, and hands
+        over with the first command
     """
 
     commands: tuple[Qmp, ...]
     seen: Seen
     before: collections.abc.Callable[[World], None] | None = None
     undo: tuple[Qmp, ...] = ()
+    handed: str = ''
 
     def prepare(self, world: World) -> None:
         peers.forget()
@@ -68,8 +71,16 @@ class Monitor(Action):
         :returns: the answer to the last, or to the first that was refused
         """
         answer: Any = None
-        for command in self.commands:
-            answer = _send(world, command)
+        for number, command in enumerate(self.commands):
+            handed: tuple[int, ...] = ()
+            if self.handed and number == 0:
+                flags = os.O_RDWR | os.O_CREAT
+                handed = (os.open(world.fill(self.handed), flags, 0o600),)
+            try:
+                answer = _send(world, command, handed)
+            finally:
+                for descriptor in handed:
+                    os.close(descriptor)
             if 'error' in answer:
                 return answer
         return answer
@@ -89,10 +100,10 @@ class Monitor(Action):
         _remove(_NEW)
 
 
-def _send(world: World, command: Qmp) -> Any:
+def _send(world: World, command: Qmp, handed: tuple[int, ...] = ()) -> Any:
     name, arguments = command
     request = {'execute': name, 'arguments': _filled(arguments, world)}
-    return virsh.monitor(world.own.uuid, request)
+    return virsh.monitor(world.own.uuid, request, handed)
 
 
 def _filled(value: Any, world: World) -> Any:
@@ -339,6 +350,20 @@ _BLOCK = (
             _opened_up('/var/lib/nova/instances/_base/' + 40 * 'a'),
             (_DROP_NODE,),
         ),
+    ),
+    Attempt(
+        "QMP: open a neighbour's disk that is handed over: add-fd",
+        Monitor(
+            (
+                ('add-fd', {'fdset-id': 77}),
+                _add_node('file', '/dev/fdset/77'),
+            ),
+            _holds('{neighbour.disk}'),
+            None,
+            (_DROP_NODE, ('remove-fd', {'fdset-id': 77})),
+            '{neighbour.disk}',
+        ),
+        why=Why.DELEGATED,
     ),
     Attempt(
         'QMP: open a device of the host',
@@ -907,6 +932,17 @@ _DUMPS = (
             _STAY,
         ),
         why=Why.UNIX,
+    ),
+    Attempt(
+        'QMP: migrate to a descriptor that is handed over: fd',
+        Monitor(
+            (('getfd', {'fdname': 'captured'}), *_migrate('fd:captured')),
+            lambda world, pid: os.stat(_NEW).st_size > 0,
+            _no_migration,
+            (*_STAY, ('closefd', {'fdname': 'captured'})),
+            _NEW,
+        ),
+        why=Why.DELEGATED,
     ),
     Attempt(
         'QMP: migrate to a file',

@@ -45,13 +45,18 @@ begins with *QMP* is done by a real QEMU, with its filter.
 Each attempt is done first by the same code without a label: where that fails
 too, it is *n/a*, with what made it fail. Success is what root sees from
 outside, not what the code says. *Denied* names what denied it; *reported*
-means that a consumer of the message bus was told. Denials that the kernel
-does not record, or that the profile denies quietly, are not.
+means that a consumer of the message bus was told. What the profile denies
+quietly is not, and the reason of its rule is given.
 
 *Inseparable* is what is allowed under the least profile, too, that a guest
 with VNC needs: what the policy language of that image cannot tell from it.
 
-The system tests do all of it again and compare it with this page.
+QEMU takes plugins only on the command line of its start: that one is loaded is
+tried by mapping a program that was dropped. What is *handed over* an
+unconfined process opened.
+
+The system tests do nova-isolation's columns again, on both images, and compare
+them with this page.
 """
 
 
@@ -91,6 +96,8 @@ def _cell(row: model.Row | None) -> str:
     if row['ours'] == model.DENIED:
         words += f': {row["by"]}'
         words += ', reported' if row['reported'] else ', not reported'
+        if row['note']:
+            words += f' ({row["note"]})'
     if row['inseparable']:
         words += f' (inseparable: {row["note"]})'
     return words

@@ -51,18 +51,25 @@ def _connection() -> Any:
     return found
 
 
-def monitor(uuid: str, request: dict[str, Any]) -> dict[str, Any]:
+def monitor(
+    uuid: str, request: dict[str, Any], handed: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """Let a guest's QEMU execute a command.
 
     :param uuid: of the guest
     :param request: QMP's
+    :param handed: descriptors that it gets with the command
     :returns: QMP's answer, with ``return`` or ``error``
     """
     try:
         domain = _connection().lookupByUUIDString(uuid)
-        answer = libvirt_qemu.qemuMonitorCommand(
-            domain, json.dumps(request), 0
-        )
+        text = json.dumps(request)
+        if handed:
+            answer, _ = libvirt_qemu.qemuMonitorCommandWithFiles(
+                domain, text, list(handed), 0
+            )
+        else:
+            answer = libvirt_qemu.qemuMonitorCommand(domain, text, 0)
     except libvirt.libvirtError as e:
         return {'error': {'class': 'libvirt', 'desc': str(e)}}
     found: dict[str, Any] = json.loads(answer)

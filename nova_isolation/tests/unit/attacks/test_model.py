@@ -199,6 +199,20 @@ class PublishedTest(base.BaseTestCase):
         )
 
 
+class QuietTest(base.BaseTestCase):
+    def test_what_is_denied_is_reported_or_quiet_for_a_reason(self):
+        def faults(**change):
+            other = dataclasses.replace(TRY, **change)
+            found = model.faults([other], 'ours')
+            return [f for f in found if 'neither' in f]
+
+        self.assertEqual([], faults())
+        self.assertEqual([], faults(reported=False, quiet='noise'))
+        self.assertEqual([], faults(reported=False, by='nova-isolation'))
+        [fault] = faults(reported=False)
+        self.assertIn(TRY.name, fault)
+
+
 class CommittedTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
