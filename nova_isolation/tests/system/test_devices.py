@@ -50,6 +50,7 @@ from nova_isolation import images
 from nova_isolation import privileged
 from nova_isolation import processes
 from nova_isolation.tests import pretender
+from nova_isolation.tests.system import quiet
 
 AUDIT_LOG = pathlib.Path('/share/log/audit.log')
 STATE = '/var/lib/libvirt/qemu'
@@ -90,14 +91,6 @@ SHARE = f"""
 VIRTIOFSD = pathlib.Path(
     __file__, '../../../../etc/apparmor.d/libvirt-virtiofsd'
 ).resolve()
-
-#: What every profile denies on purpose: see nova_isolation.apparmor.needs.
-QUIET = re.compile(
-    'name="/proc/[0-9]+/(status|mounts|cmdline)"|family="netlink"'
-    '|name="[^"]*/monitor.sock"|lttng-ust-wait'
-    '|name="/usr/lib/[^/]*/sasl2/"|family="unix" sock_type="dgram"'
-    '|name="/proc/[0-9]+/task/[0-9]+/comm"'
-)
 
 
 def virsh(*words):
@@ -262,7 +255,7 @@ class DevicesTest(unittest.TestCase):
                     if f'profile="{profile}"' in line
                     and 'DENIED' in line
                     and 'sentinel-' not in line
-                    and not QUIET.search(line)
+                    and not quiet.is_meant(line)
                 ]
             time.sleep(0.05)
         self.fail(f'no record of {last} in {AUDIT_LOG}')
