@@ -19,6 +19,7 @@ number, and only what does not exist by its name.
 
 from collections.abc import Iterable, Sequence
 import dataclasses
+import itertools
 import os
 import stat
 import threading
@@ -165,6 +166,14 @@ def is_intended(
     return mine.access == theirs.access == 'r'
 
 
+def _keys(path: str, identity: Identity | None = None) -> set[Identity]:
+    """Give what a resource is found by: what it is, and what it is called.
+
+    What a name means may have changed since it was taken in.
+    """
+    return {identity or identify(path), ('path', path)}
+
+
 class Register:
     """What all guests of this host have; used by several threads.
 
@@ -178,7 +187,7 @@ class Register:
         # who has it, apart from those who only read it
         self._private: dict[Identity, dict[str, Resource]] = {}
         self._read: dict[Identity, dict[str, Resource]] = {}
-        self._identities: dict[str, list[Identity]] = {}
+        self._keys: dict[str, list[Identity]] = {}
 
     def put(self, uuid: str, found: Iterable[Resource]) -> None:
         """Take in a guest, in place of what was known of it.
@@ -187,14 +196,15 @@ class Register:
         :param found: its resources
         """
         known = tuple(found)
-        identities = [identify(resource.path) for resource in known]
+        keys = [_keys(resource.path) for resource in known]
         with self._lock:
             self._drop(uuid)
             self._guests[uuid] = known
-            self._identities[uuid] = identities
-            for resource, identity in zip(known, identities, strict=True):
+            self._keys[uuid] = list(itertools.chain.from_iterable(keys))
+            for resource, names in zip(known, keys, strict=True):
                 kind = self._read if resource.access == 'r' else self._private
-                kind.setdefault(identity, {})[uuid] = resource
+                for key in names:
+                    kind.setdefault(key, {})[uuid] = resource
 
     def drop(self, uuid: str) -> None:
         """Forget a guest.
@@ -206,12 +216,12 @@ class Register:
 
     def _drop(self, uuid: str) -> None:
         self._guests.pop(uuid, None)
-        for identity in self._identities.pop(uuid, ()):
+        for key in self._keys.pop(uuid, ()):
             for kind in (self._private, self._read):
-                owners = kind.get(identity, {})
+                owners = kind.get(key, {})
                 owners.pop(uuid, None)
                 if not owners:
-                    kind.pop(identity, None)
+                    kind.pop(key, None)
 
     def others(self, uuid: str) -> list[tuple[str, tuple[Resource, ...]]]:
         """List the other guests.
@@ -235,10 +245,12 @@ class Register:
         candidates: list[Overlap] = []
         for mine in found:
             identity = identify(mine.path)
+            theirs: dict[str, Resource] = {}
             with self._lock:
-                theirs = dict(self._private.get(identity, {}))
-                if mine.access != 'r':
-                    theirs |= self._read.get(identity, {})
+                for key in _keys(mine.path, identity):
+                    theirs |= self._private.get(key, {})
+                    if mine.access != 'r':
+                        theirs |= self._read.get(key, {})
             candidates += [
                 Overlap(mine, other, resource)
                 for other, resource in theirs.items()

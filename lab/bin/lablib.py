@@ -167,6 +167,8 @@ _AT_REST = 5  # seconds in which Nova would have begun what was asked
 # Seconds between two questions about a server: an answer costs nova-api some
 # 40 ms of a processor that the compute node could use.
 _ASKING = 0.5
+# The version of the API that says least of a server, for that.
+_BRIEF = 'compute 2.1'
 
 
 def wait_for(
@@ -198,12 +200,16 @@ def wait_for(
         time.sleep(interval)
 
 
-def server(identity: str, token: str | None = None) -> dict[str, typing.Any]:
+def server(
+    identity: str, token: str | None = None, version: str = VERSION
+) -> dict[str, typing.Any]:
     """What the API says of a server.
 
     :raises LookupError: when there is none.
     """
-    status, answer = call('GET', f'/servers/{identity}', token=token)
+    status, answer = call(
+        'GET', f'/servers/{identity}', token=token, version=version
+    )
     if status != 200:
         raise LookupError(f'server {identity}: {status} {answer}')
     return typing.cast('dict[str, typing.Any]', answer['server'])
@@ -224,7 +230,7 @@ def settled(
     rests: list[tuple[str, float]] = []
 
     def probe() -> dict[str, typing.Any] | None:
-        found = server(identity, token)
+        found = server(identity, token, _BRIEF)
         now = found['status']
         if found.get('OS-EXT-STS:task_state') is not None or now == 'BUILD':
             rests.clear()
@@ -235,7 +241,8 @@ def settled(
             rests[:] = [(now, time.monotonic())]
         return found if time.monotonic() - rests[0][1] > _AT_REST else None
 
-    return wait_for(f'server {identity} {status}', probe, timeout, _ASKING)
+    wait_for(f'server {identity} {status}', probe, timeout, _ASKING)
+    return server(identity, token)
 
 
 def gone(
@@ -244,7 +251,10 @@ def gone(
     """Wait until a server is deleted."""
     wait_for(
         f'server {identity} deleted',
-        lambda: call('GET', f'/servers/{identity}', token=token)[0] == 404,
+        lambda: (
+            call('GET', f'/servers/{identity}', token=token, version=_BRIEF)[0]
+            == 404
+        ),
         timeout,
         _ASKING,
     )

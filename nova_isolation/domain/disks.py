@@ -194,6 +194,8 @@ class Disk:
     :ivar top: what the guest writes to
     :ivar backing: the layers below, the last one at the end; None when the
         XML names none, and libvirt will follow the headers
+    :ivar open_ended: whether the XML names some and not that there are no
+        more, so that libvirt will follow the header of the last one
     :ivar readonly: whether QEMU opens it without writing
     :ivar shareable: whether several guests may write to it
     :ivar transient: whether libvirt puts an overlay of its own upon it
@@ -206,6 +208,7 @@ class Disk:
     device: str
     top: Layer
     backing: tuple[Layer, ...] | None = None
+    open_ended: bool = False
     readonly: bool = False
     shareable: bool = False
     transient: bool = False
@@ -258,7 +261,7 @@ def read_disk(node: Node) -> Disk | None:
     outside = _Protection(node)
     drive = device in ('cdrom', 'floppy')
     top = _layer(node, image_format, outside, optional=drive)
-    backing = _backing(node)
+    backing, open_ended = _backing(node)
     if top is None:
         return None
     return Disk(
@@ -266,6 +269,7 @@ def read_disk(node: Node) -> Disk | None:
         device=device,
         top=top,
         backing=backing,
+        open_ended=open_ended,
         readonly=readonly or device == 'cdrom',
         shareable=shareable,
         transient=bool(transient),
@@ -428,10 +432,11 @@ def _network(
     )
 
 
-def _backing(disk: Node) -> tuple[Layer, ...] | None:
+def _backing(disk: Node) -> tuple[tuple[Layer, ...] | None, bool]:
+    """Read the chain below an image, and whether its end is not said."""
     store = disk.child('backingStore')
     if not store:
-        return None
+        return None, False
     chain: list[Layer] = []
     # the last one has none
     while store.has('type'):
@@ -447,7 +452,7 @@ def _backing(disk: Node) -> tuple[Layer, ...] | None:
             break
         chain.append(layer)
         store = store.child('backingStore')
-    return tuple(chain)
+    return tuple(chain), not store
 
 
 def _mirror(node: Node) -> tuple[Layer, ...]:
@@ -459,5 +464,5 @@ def _mirror(node: Node) -> tuple[Layer, ...]:
     layer = _layer(node, _format(node), optional=path is not None)
     if path and layer is None:
         layer = Layer(FileSource(path), '')
-    backing = _backing(node) or ()
+    backing = _backing(node)[0] or ()
     return (layer, *backing) if layer else backing

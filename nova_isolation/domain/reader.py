@@ -20,6 +20,7 @@ forget an element or attribute silently, however new it is.
 from collections.abc import Iterator
 import dataclasses
 import re
+import typing
 
 from lxml import etree
 
@@ -27,6 +28,7 @@ from nova_isolation import exceptions
 
 # A domain of Nova with a hundred disks has some 60 KiB.
 _MAX_XML = 4 * 1024 * 1024
+_MAX_ELEMENTS = 50_000
 # Of a name or value that stands in a message.
 _MAX_SHOWN = 120
 # As libvirt reads numbers: hexadecimal, octal, decimal.
@@ -62,6 +64,12 @@ def read_xml(xml: str) -> etree._Element:
         raise exceptions.InvalidDomain(
             f'the XML of the domain cannot be parsed: {e}'
         ) from e
+    count = typing.cast(float, root.xpath('count(descendant::*)'))
+    if count > _MAX_ELEMENTS:
+        raise exceptions.InvalidDomain(
+            f'the XML of the domain has {count:.0f} elements, more than the '
+            f'{_MAX_ELEMENTS} that any guest of Nova needs'
+        )
     if root.getroottree().docinfo.internalDTD is not None:
         raise exceptions.InvalidDomain(
             'the XML of the domain carries a document type declaration'

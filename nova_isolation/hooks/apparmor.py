@@ -432,7 +432,9 @@ def check_stated(domain: domain_module.Domain) -> None:
     :raises UntrustedImage: when it would
     """
     for disk in domain.disks:
-        if disk.top.format == 'qcow2' and disk.backing is None:
+        if disk.top.format == 'qcow2' and (
+            disk.backing is None or disk.open_ended
+        ):
             raise exceptions.UntrustedImage(
                 f'the domain does not state the backing chain of disk '
                 f'{disk.target}: reboot the server hard, which defines it anew'

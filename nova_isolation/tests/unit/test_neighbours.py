@@ -71,6 +71,13 @@ class RegisterTest(base.BaseTestCase):
         os.symlink(second, node)
         self.assertEqual([], self.overlaps(resource(first)))
 
+    def test_a_file_that_was_replaced(self):
+        # a restored disk, a rotated log
+        path = self.file('disk')
+        self.register.put('other', [resource(path)])
+        os.rename(self.file('restored'), path)
+        self.assertEqual(1, len(self.overlaps(resource(path))))
+
     def test_what_is_not_there_is_its_name(self):
         self.register.put('other', [resource('/nonexistent/x')])
         self.assertEqual(1, len(self.overlaps(resource('/nonexistent/x'))))

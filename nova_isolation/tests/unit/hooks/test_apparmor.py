@@ -313,11 +313,38 @@ class StartTest(AppArmorTestCase):
         self.assertIn('does not state the backing chain', error.message)
         self.assertEqual([], self.written())
 
+    def test_nor_may_it_read_that_of_the_last_layer(self):
+        root = etree.fromstring(self.xml('libvirt-11.3-defined'))
+        chains.state(root, self.directories)
+        for last in root.xpath('//backingStore[not(*)]'):
+            last.getparent().remove(last)
+        text = etree.tostring(root, encoding='unicode')
+        guest = hooks_base.Guest(domain.parse(text), self.directories)
+        error = self.assertRaises(
+            exceptions.UntrustedImage, self.hook.prepare, guest
+        )
+        self.assertIn('does not state the backing chain', error.message)
+
     def test_a_header_that_changed_since_is_an_attack(self):
         guest = self.starting
         self.disk.write_bytes(samples.image('plain'))
         self.assertRaises(exceptions.DeceivingImage, self.hook.prepare, guest)
         self.assertEqual([], self.written())
+
+    def test_a_disk_that_vanishes_meanwhile(self):
+        starting, running = self.starting, self.running
+        self.hook.judge(starting)
+        kept = self.disk.rename(self.disk.with_name('kept'))
+        self.assertRaises(
+            exceptions.MissingImage, self.hook.prepare, starting
+        )
+        self.assertEqual([], self.written())
+        kept.rename(self.disk)
+        self.hook.prepare(starting)
+        # QEMU has it open by now
+        self.disk.unlink()
+        self.hook.narrow(running)
+        self.assertEqual('wrk', self.access(self.disk))
 
     def test_a_helper_that_nothing_will_confine_is_foreseen(self):
         share = Filesystem('mount', 'virtiofs', 'a', '/srv')
