@@ -54,7 +54,8 @@ def _quiet(why: str, access: str, *path: str | Glob) -> rules.File:
 
 
 def start() -> list[rules.Rule]:
-    """What libvirt does in the new process before it runs the emulator.
+    """What libvirt does in the new process before it runs the emulator, and
+    what that does once, before its guest runs.
 
     Only for the start: an emulator that runs has no use for it.
 
@@ -64,7 +65,27 @@ def start() -> list[rules.Rule]:
     return [
         rules.Capability('setgid', why),
         rules.Capability('setuid', why),
+        *[
+            _file('libraries and QEMU look at the kernel once', 'r', *path)
+            for path in (
+                ('/proc/filesystems',),
+                ('/proc/sys/vm/max_map_count',),  # QEMU 10
+                ('/sys/devices/system/cpu/possible',),
+                ('/sys/devices/system/node', Glob.DIRECTORY),
+            )
+        ],
     ]
+
+
+def modules() -> list[rules.Rule]:
+    """Modules of a QEMU that runs while its package is upgraded.
+
+    Only once it runs: one that starts has those of its package.
+
+    :returns: the rules
+    """
+    path = ('/run/qemu/', Glob.ANY, '/', Glob.ANY, '.so')
+    return [_file("QEMU's modules after an upgrade", 'rm', *path)]
 
 
 def supervision() -> list[rules.Rule]:
@@ -107,16 +128,6 @@ def emulator() -> list[rules.Rule]:
     found: list[rules.Rule] = [
         _file(libraries, 'rm', '/usr/lib/', Glob.TREE, '.so', Glob.ANY),
         _file(libraries, 'r', '/etc/ld.so.cache'),
-        # where the packages keep the modules of a QEMU that runs
-        _file(
-            "QEMU's modules after an upgrade",
-            'rm',
-            '/run/qemu/',
-            Glob.ANY,
-            '/',
-            Glob.ANY,
-            '.so',
-        ),
         _file('output thrown away', 'rw', '/dev/null'),
         _file('random numbers', 'r', '/dev/urandom'),
         _file('the real time clock', 'r', '/usr/share/zoneinfo/', Glob.TREE),
@@ -128,17 +139,11 @@ def emulator() -> list[rules.Rule]:
     ):
         found.append(_file(firmware, 'r', directory, Glob.TREE))
     for name in (
-        '/proc/filesystems',
         '/proc/stat',
-        '/proc/sys/vm/max_map_count',  # QEMU 10
         '/proc/sys/vm/overcommit_memory',  # QEMU 10
         '/sys/devices/system/cpu/online',  # glibc's malloc, with many threads
-        '/sys/devices/system/cpu/possible',
     ):
         found.append(_file('what the kernel offers', 'r', name))
-    found.append(
-        _file('libnuma', 'r', '/sys/devices/system/node', Glob.DIRECTORY)
-    )
     return found
 
 

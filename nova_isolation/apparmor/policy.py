@@ -454,7 +454,7 @@ def all_rules(
     :returns: the rules in the order of the profile
     """
     starting = policy.id is None
-    found: list[rules.Rule] = needs.start() if starting else []
+    found = needs.start() if starting else needs.modules()
     for always in needs.ALWAYS:
         found += always()
     for label in monitors:

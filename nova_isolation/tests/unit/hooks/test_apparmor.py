@@ -335,9 +335,7 @@ class StartTest(AppArmorTestCase):
         starting, running = self.starting, self.running
         self.hook.judge(starting)
         kept = self.disk.rename(self.disk.with_name('kept'))
-        self.assertRaises(
-            exceptions.MissingImage, self.hook.prepare, starting
-        )
+        self.assertRaises(exceptions.MissingImage, self.hook.prepare, starting)
         self.assertEqual([], self.written())
         kept.rename(self.disk)
         self.hook.prepare(starting)
