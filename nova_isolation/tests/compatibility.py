@@ -459,7 +459,7 @@ ROWS = (
         (
             Part(
                 RUN,
-                'All of them answer (SPICE where the image has it). '
+                'All of them answer. '
                 'Connecting is denied where the language can tell it from '
                 'listening: see the attack matrix.',
                 _devices('several_ports_that_listen', 'graphics')
@@ -548,7 +548,8 @@ profiles or when a profile is made narrower, and how far it is shown that they
 work here: with what they need, and nothing beside it.
 
 * *run*: by a guest on a real kernel with libvirt and QEMU, with quiet denials
-  recorded, too, and none logged that is not meant.
+  recorded, too, and none logged that is not meant. (Rows 21, 22 and 27 are
+  about others than a guest.)
 * *modelled*: the machine of the tests lacks the hardware. The rules are
   compared one by one with those that libvirt's virt-aa-helper writes for the
   same XML, and a process under the guest's label tries its own devices and

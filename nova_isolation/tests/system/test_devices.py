@@ -520,14 +520,12 @@ class DevicesTest(unittest.TestCase):
             f" service='{port}'/><protocol type='raw'/></serial>"
             for host, port in places
         )
-        # not every QEMU of Debian's comes with SPICE
-        if '<value>spice</value>' in virsh('domcapabilities'):
+        for number, kind in enumerate(('spice', 'vnc')):
+            port = 5990 + number
             devices += (
-                "<graphics type='spice' port='5990' listen='127.0.0.1'/>"
+                f"<graphics type='{kind}' port='{port}' listen='127.0.0.1'/>"
             )
-            places += (('127.0.0.1', 5990),)
-        devices += "<graphics type='vnc' port='5991' listen='127.0.0.1'/>"
-        places += (('127.0.0.1', 5991),)
+            places += (('127.0.0.1', port),)
         policy = self.run_guest('ports', devices=devices)
         for place in places:
             socket.create_connection(place, 10).close()

@@ -64,8 +64,8 @@ class PreflightTest(base.CloudTestCase):
         # everything that the stock profile allows is recorded: by its own
         # flag, for which the lab's audit mode has to be the normal one
         before = cloud.node(f'cat {AUDIT}').strip()
-        cloud.node(f'echo normal > {AUDIT}')
-        self.addCleanup(cloud.node, f'echo {before} > {AUDIT}')
+        cloud.node(f'printf normal > {AUDIT}')
+        self.addCleanup(cloud.node, f'printf {before} > {AUDIT}')
         cloud.node(f"sed -i.bak 's/flags=(/flags=(audit, /' {TEMPLATE}")
         self.addCleanup(cloud.node, f'mv {TEMPLATE}.bak {TEMPLATE}')
         for guest in (plain, odd):

@@ -24,6 +24,7 @@ from nova_isolation.apparmor import parser
 from nova_isolation.apparmor import rules
 from nova_isolation import exceptions
 from nova_isolation.tests.unit.apparmor import compiled
+from nova_isolation.tests.unit import fuzzing
 
 PARSER = parser.Parser('/usr/sbin/apparmor_parser', 30)
 PLAIN = rules.Dialect()
@@ -289,6 +290,13 @@ class ReadTest(base.BaseTestCase):
             self.assertRaises(
                 exceptions.InvalidPolicy, rules.read_file, line, ''
             )
+
+
+class CoverageGuidedTest(fuzzing.CoverageGuided, base.BaseTestCase):
+    """What leads to new branches of the encoder is tried further."""
+
+    fuzzer = 'nova_isolation.tests.unit.apparmor.fuzzer'
+    runs = 20000
 
 
 @ddt.ddt

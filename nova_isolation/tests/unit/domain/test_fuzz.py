@@ -16,22 +16,17 @@ The budget is bounded: some hundred examples for each promise.
 """
 
 import copy
-import importlib.util
-import os
-import subprocess
-import sys
 
-import fixtures
 import hypothesis
 from hypothesis import strategies
 from lxml import etree
 from oslotest import base
-import testtools
 
 from nova_isolation import domain
 from nova_isolation import exceptions
 from nova_isolation.tests.unit.domain import mutations
 from nova_isolation.tests.unit.domain import xml
+from nova_isolation.tests.unit import fuzzing
 
 #: Whatever is in these is nothing of the host: names with their parent's.
 _HARMLESS = frozenset(
@@ -80,29 +75,10 @@ def _read_closely(element):
     return True
 
 
-class CoverageGuidedTest(base.BaseTestCase):
+class CoverageGuidedTest(fuzzing.CoverageGuided, base.BaseTestCase):
     """What leads to new branches of the reader is mutilated further."""
 
-    @testtools.skipUnless(
-        importlib.util.find_spec('atheris') is not None,
-        'atheris has no wheel here',
-    )
-    def test_a_mutilated_domain_is_read_or_is_invalid(self):
-        name = 'nova_isolation.tests.unit.domain.fuzzer'
-        done = subprocess.run(
-            [
-                *(sys.executable, '-W', 'ignore', '-m', name),
-                *('-runs=2000', '-seed=1', '-max_len=256', '-timeout=20'),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=self.useFixture(fixtures.TempDir()).path,
-            env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
-            timeout=300,
-        )
-        text = done.stdout.decode(errors='replace')
-        self.assertEqual(0, done.returncode, text[-5000:])
-        self.assertIn('DONE', text)
+    fuzzer = 'nova_isolation.tests.unit.domain.fuzzer'
 
 
 class FuzzTest(base.BaseTestCase):
