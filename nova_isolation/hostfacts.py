@@ -50,6 +50,23 @@ class HostFacts:
     dev: str = '/dev'
     mounts: str = '/proc/self/mounts'
 
+    def sequence(self, path: str) -> int | None:
+        """Tell which one of all disks that there were a block device is.
+
+        :param path: of its node
+        :returns: the kernel's number of it, which no later one gets; None when
+            there is no such device, or the kernel (before 5.15) tells none
+        """
+        try:
+            status = os.stat(path)
+            if not stat.S_ISBLK(status.st_mode):
+                return None
+            major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+            with open(f'{self.sys}/dev/block/{major}:{minor}/diskseq') as f:
+                return int(f.read())
+        except (OSError, ValueError):
+            return None
+
     def vfio_of_pci(self, address: PciAddress) -> str:
         """Find what QEMU opens for a PCI device.
 

@@ -16,11 +16,12 @@ Each device gives files and needs, with the element that asks for them, or is
 refused by name: what cannot be granted exactly is not granted widely.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import ipaddress
 import os
+import types
 from typing import Any, Self
 
 from nova_isolation.apparmor.policy import FileGrant
@@ -134,20 +135,30 @@ class Granting:
         return tuple(found)
 
     def resources(
-        self, domain: domain_module.Domain, *, starting: bool = False
+        self,
+        domain: domain_module.Domain,
+        *,
+        starting: bool = False,
+        had: Mapping[str, int] = types.MappingProxyType({}),
     ) -> tuple[neighbours.Resource, ...]:
         """Find what a guest has that is nobody else's affair.
 
         :param domain: of any guest of this host, running or not, also of one
             that would be refused
         :param starting: whether one that does not run is about to
+        :param had: {path: :meth:`hostfacts.HostFacts.sequence`} of the block
+            devices that one had that does not run any more
         :returns: its own files, and each device, socket and directory that it
             is granted, as far as they are there; without what every guest
             with such a device opens, and without what only was its own when
             it ran
         """
         if domain.id is None and not starting:
-            lasting = tuple(d for d in domain.disks if not _is_passing(d))
+            lasting = tuple(
+                disk
+                for disk in domain.disks
+                if not _is_passing(disk) or self._is_the_same(disk.path, had)
+            )
             domain = dataclasses.replace(domain, disks=lasting)
         found = neighbours.resources(domain, self.places.state)
         known = {resource.path: resource for resource in found}
@@ -169,6 +180,11 @@ class Granting:
                         )
                         known.setdefault(path, resource)
         return tuple(known.values())
+
+    def _is_the_same(self, path: str | None, had: Mapping[str, int]) -> bool:
+        """Tell whether a name still is that of the device that a guest had."""
+        number = had.get(path or '')
+        return number is not None and number == self.facts.sequence(path or '')
 
     def _held(
         self, domain: domain_module.Domain

@@ -55,6 +55,8 @@ class AppArmorHook(base.Hook):
         # who does not run yet, and has all that it asks for
         self._starting: set[str] = set()
         self._running: set[str] = set()
+        # of each guest which block devices it had when it ran
+        self._had: dict[str, dict[str, int]] = {}
 
     @property
     def _complain(self) -> bool:
@@ -111,8 +113,12 @@ class AppArmorHook(base.Hook):
         self, domain: domain_module.Domain
     ) -> tuple[neighbours.Resource, ...]:
         starting = domain.uuid in self._starting
+        if domain.id is not None:
+            self._had[domain.uuid] = _sequences(domain)
         found = self._granting(images.NOWHERE).resources(
-            domain, starting=starting
+            domain,
+            starting=starting,
+            had=self._had.get(domain.uuid, {}),
         )
         self._register.put(domain.uuid, found)
         self._running.discard(domain.uuid)
@@ -127,6 +133,7 @@ class AppArmorHook(base.Hook):
     def forget(self, uuid: str) -> None:
         self._register.drop(uuid)
         self._running.discard(uuid)
+        self._had.pop(uuid, None)
         self._written.pop(uuid, None)
 
     @property
@@ -423,6 +430,17 @@ def _digest(path: str) -> str | None:
             return hashlib.file_digest(f, 'sha256').hexdigest()
     except FileNotFoundError:
         return None
+
+
+def _sequences(domain: domain_module.Domain) -> dict[str, int]:
+    """Number the block devices that a running guest has."""
+    facts = hostfacts.HostFacts()
+    found = {
+        disk.path: facts.sequence(disk.path)
+        for disk in domain.disks
+        if disk.path
+    }
+    return {path: number for path, number in found.items() if number}
 
 
 def check_stated(domain: domain_module.Domain) -> None:

@@ -262,8 +262,14 @@ class HotPlugTest(base.PairTestCase):
         volume, device = self.volume('once')
         self.attach(self.neighbour, volume)
         cloud.act(self.neighbour, 'os-stop', 'SHUTOFF')
-        # the kernel gives the name to what is connected next
+        # it is connected still
         recycled, _ = self.volume('now', device=device)
+        self.assertIn('isolation: ', lablib.attach(self.uuid, recycled))
+        # and then the kernel gives the name to what is connected next
+        image = cloud.node(
+            f'losetup -n -O BACK-FILE {device} && losetup -d {device}'
+        ).strip()
+        cloud.node(f'losetup {device} {image}')
         self.attach(self.uuid, recycled)
         self.assert_works(self.uuid, recycled, device)
         # who runs has it, whatever the other one's definition says

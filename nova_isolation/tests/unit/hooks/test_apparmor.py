@@ -617,6 +617,26 @@ class SeparateTest(AppArmorTestCase):
         self.hook.learn(self.on_device(OTHER).domain)
         self.compare(self.on_device(UUID))
 
+    def test_it_is_its_own_as_long_as_it_is_the_one_that_it_had(self):
+        numbers = {'/dev/sdz': 17}
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.hostfacts.HostFacts.sequence',
+                lambda facts, path: numbers.get(path),
+            )
+        )
+        self.hook.learn(self.on_device(OTHER, 7).domain)
+        for number, refused in ((17, True), (18, False), (None, False)):
+            numbers['/dev/sdz'] = number
+            self.hook.learn(self.on_device(OTHER).domain)
+            guest = self.on_device(UUID)
+            if refused:
+                self.assert_refused(self.compare, guest, '/dev/sdz')
+            else:
+                self.compare(guest)
+            self.hook.release(UUID)
+            self.hook.forget(UUID)
+
     def test_a_device_of_a_guest_that_runs_is_its_own(self):
         self.hook.learn(self.on_device(OTHER, 7).domain)
         for number in (None, 8):
