@@ -15,6 +15,8 @@ import uuid
 
 import lablib
 
+from nova_isolation.apparmor import needs
+from nova_isolation.apparmor import rules
 from nova_isolation.tests.system import base
 from nova_isolation.tests.system import cloud
 from nova_isolation.tests.system import test_modes
@@ -168,14 +170,15 @@ class PreflightTest(base.CloudTestCase):
     @staticmethod
     def lasting(profile):
         """The lines that do not depend on the domain's id or terminal, and
-        are not for the start alone.
+        are neither for the start alone nor for who runs.
         """
-        passing = (
-            *('abi ', '/domain-', '/dev/pts/', '"/usr/bin/qemu-system'),
-            *('changes profile before', 'capability set', '  # the key with'),
-        )
+        either = [*needs.start(), *needs.modules()]
+        passing = {rule.render(rules.Dialect()) for rule in either}
+        passing |= {f'# {rule.origin}' for rule in either}
+        known = ('abi ', '/domain-', '/dev/pts/', '# the key with')
         return [
             line
-            for line in profile.splitlines()
-            if not any(words in line for words in passing)
+            for line in profile.replace('" rmix,', '" rm,').splitlines()
+            if line.strip() not in passing
+            and not any(words in line for words in known)
         ]
