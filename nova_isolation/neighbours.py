@@ -25,6 +25,7 @@ import stat
 import threading
 
 from nova_isolation import domain as domain_module
+from nova_isolation import hostfacts
 
 Identity = tuple[str, int, int] | tuple[str, str]
 
@@ -39,6 +40,8 @@ class Resource:
         read, '' for what is kept for it and no guest may name
     :ivar shareable: whether the XML says that several guests may write to it
     :ivar tree: whether it is a directory with all that is below it
+    :ivar number: :meth:`hostfacts.HostFacts.sequence` of a block device that
+        is the guest's only as long as that is its number
     """
 
     path: str
@@ -46,6 +49,7 @@ class Resource:
     access: str
     shareable: bool = False
     tree: bool = False
+    number: int | None = None
 
     @property
     def sample(self) -> str:
@@ -166,6 +170,13 @@ def is_intended(
     return mine.access == theirs.access == 'r'
 
 
+def _is_the_same(resource: Resource) -> bool:
+    """Tell whether a block device still is the one that was taken in."""
+    if resource.number is None:
+        return True
+    return resource.number == hostfacts.HostFacts().sequence(resource.path)
+
+
 def _keys(path: str, identity: Identity | None = None) -> set[Identity]:
     """Give what a resource is found by: what it is, and what it is called.
 
@@ -230,7 +241,11 @@ class Register:
         :returns: (uuid, resources) of each
         """
         with self._lock:
-            return [item for item in self._guests.items() if item[0] != uuid]
+            found = [item for item in self._guests.items() if item[0] != uuid]
+        return [
+            (other, tuple(filter(_is_the_same, resources)))
+            for other, resources in found
+        ]
 
     def overlaps(
         self, uuid: str, found: Iterable[Resource], shared: Sequence[str] = ()
@@ -257,6 +272,7 @@ class Register:
                 if other != uuid
                 # a name may mean another device than when it was taken in
                 and identify(resource.path) == identity
+                and _is_the_same(resource)
             ]
         return [
             overlap

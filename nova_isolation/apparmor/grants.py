@@ -147,21 +147,32 @@ class Granting:
             that would be refused
         :param starting: whether one that does not run is about to
         :param had: {path: :meth:`hostfacts.HostFacts.sequence`} of the block
-            devices that one had that does not run any more
+            devices that one had that does not run any more: they are its own
+            as long as they have that number
         :returns: its own files, and each device, socket and directory that it
             is granted, as far as they are there; without what every guest
             with such a device opens, and without what only was its own when
             it ran
         """
+        passing: dict[str | None, int] = {}
         if domain.id is None and not starting:
+            passing = {
+                disk.path: had[disk.path]
+                for disk in domain.disks
+                if disk.path in had and _is_passing(disk)
+            }
             lasting = tuple(
                 disk
                 for disk in domain.disks
-                if not _is_passing(disk) or self._is_the_same(disk.path, had)
+                if not _is_passing(disk) or disk.path in passing
             )
             domain = dataclasses.replace(domain, disks=lasting)
-        found = neighbours.resources(domain, self.places.state)
-        known = {resource.path: resource for resource in found}
+        known = {
+            resource.path: dataclasses.replace(
+                resource, number=passing.get(resource.path)
+            )
+            for resource in neighbours.resources(domain, self.places.state)
+        }
         # whatever this host allows: others may have been started without us
         lenient = dataclasses.replace(self, connections=True)
         for grants, shareable in lenient._held(domain):
@@ -180,11 +191,6 @@ class Granting:
                         )
                         known.setdefault(path, resource)
         return tuple(known.values())
-
-    def _is_the_same(self, path: str | None, had: Mapping[str, int]) -> bool:
-        """Tell whether a name still is that of the device that a guest had."""
-        number = had.get(path or '')
-        return number is not None and number == self.facts.sequence(path or '')
 
     def _held(
         self, domain: domain_module.Domain

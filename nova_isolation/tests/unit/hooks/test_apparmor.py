@@ -626,9 +626,9 @@ class SeparateTest(AppArmorTestCase):
             )
         )
         self.hook.learn(self.on_device(OTHER, 7).domain)
+        self.hook.learn(self.on_device(OTHER).domain)
         for number, refused in ((17, True), (18, False), (None, False)):
             numbers['/dev/sdz'] = number
-            self.hook.learn(self.on_device(OTHER).domain)
             guest = self.on_device(UUID)
             if refused:
                 self.assert_refused(self.compare, guest, '/dev/sdz')
