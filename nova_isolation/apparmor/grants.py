@@ -154,17 +154,14 @@ class Granting:
             with such a device opens, and without what only was its own when
             it ran
         """
-        passing: dict[str | None, int] = {}
+        passing: dict[str, int] = {}
         if domain.id is None and not starting:
-            passing = {
-                disk.path: had[disk.path]
-                for disk in domain.disks
-                if disk.path in had and _is_passing(disk)
-            }
+            names = {disk.path for disk in domain.disks if _is_passing(disk)}
+            passing = {path: n for path, n in had.items() if path in names}
             lasting = tuple(
                 disk
                 for disk in domain.disks
-                if not _is_passing(disk) or disk.path in passing
+                if disk.path not in names or disk.path in passing
             )
             domain = dataclasses.replace(domain, disks=lasting)
         known = {
