@@ -89,6 +89,39 @@ class Figure:
         }
 
 
+#: the figures of which :func:`of_a_start` is made
+RUNS = 'runs of the parser in a start'
+COMPILED = 'a profile, with the start of the parser, median'
+
+
+def of_a_start(found: Sequence[Figure]) -> list[Figure]:
+    """Tell what the parser costs a start where processes cost what they do.
+
+    :param found: all figures
+    :returns: one, of the runs that were counted in the lab and what one of
+        them takes natively; none where one of both is not among them
+    """
+    by_name = {f.figure: f for f in found}
+    if not {RUNS, COMPILED} <= by_name.keys():
+        return []
+    runs, one = by_name[RUNS], by_name[COMPILED]
+    stock = None
+    if runs.peer_value and one.peer_value:
+        stock = runs.peer_value * one.peer_value
+    return [
+        Figure(
+            'parser',
+            "that many of compile's medians",
+            runs.value * one.value,
+            'ms',
+            one.peer,
+            stock,
+            most_ratio=0.2,
+            reason=one.reason,
+        )
+    ]
+
+
 def emit(figures: Iterable[Figure]) -> None:
     """Write figures where :mod:`benchmarks.main` reads them.
 

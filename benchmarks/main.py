@@ -121,6 +121,9 @@ def main() -> int:
     names = arguments.name or list(NAMES)
     image = arguments.image
 
+    if 'parser' in names and 'compile' not in names:
+        # what one run of it takes
+        names.append('compile')
     parts: list[collections.abc.Callable[[], str]] = []
     if here := [n for n in names if n in NATIVE]:
         parts.append(lambda: native(image, here))
@@ -136,6 +139,7 @@ def main() -> int:
         except subprocess.CalledProcessError as e:
             print(f'benchmarks: {e}', file=sys.stderr)
             failed = True
+    found += figures.of_a_start(found)
     found.sort(key=lambda f: NAMES.index(f.name))
     print(figures.table(found))
     if arguments.json:

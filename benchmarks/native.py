@@ -127,12 +127,15 @@ class Native:
         )
         peer = self.peer and f'its profile, {self.parser}, {self.peer}'
         found = []
-        for what, part, most in (('median', 0.5, None), ('p95', 0.95, 10)):
+        for what, part, most in (
+            (figures.COMPILED, 0.5, None),
+            ('the same, p95', 0.95, 10),
+        ):
             values = [figures.quantile(t, part) for t in times]
             found.append(
                 figures.Figure(
                     'compile',
-                    f'a profile, with the start of the parser, {what}',
+                    what,
                     values[1],
                     'ms',
                     peer,
@@ -168,12 +171,12 @@ class Native:
                 'KB',
                 self.peer and f'its profile, {self.parser}, {self.peer}',
                 measure(self.stock) if self.stock else None,
-                most=80,
+                most=most,
                 reason=self.reason,
             )
-            for what, path in (
-                ('starts', self.ours),
-                ('runs', self.narrowed),
+            for what, path, most in (
+                ('starts', self.ours, None),
+                ('runs', self.narrowed, 80),
             )
         ]
 
