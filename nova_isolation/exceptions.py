@@ -71,6 +71,10 @@ class MissingBase(MissingImage):
     """A file of the image cache is not there, which Nova makes anew."""
 
 
+class MissingVolume(MissingDevice, MissingImage):
+    """A volume is not there, which Nova connects before it starts a guest."""
+
+
 class InvalidPolicy(Refusal):
     """A policy holds a value that may not stand in a profile."""
 

@@ -102,6 +102,7 @@ def chain(
     :raises UntrustedImage: when a file is not where it may be, is no regular
         file, or has a header that cannot be followed
     :raises MissingBase: when only a file is missing that Nova makes anew
+    :raises MissingVolume: when the share is not mounted that has it
     :raises MissingImage: when another file does not exist
     """
     layers: list[Layer] = []
@@ -286,8 +287,10 @@ def _open(
     except FileNotFoundError as e:
         directory, name = os.path.split(path)
         kind = exceptions.MissingImage
+        if _is_volume(path, allowed):
+            kind = exceptions.MissingVolume
         # without a record Nova's word for it is needed
-        if directory == os.path.realpath(allowed.cache) and (
+        elif directory == os.path.realpath(allowed.cache) and (
             stated is not None or name in allowed.images
         ):
             kind = exceptions.MissingBase

@@ -224,9 +224,10 @@ def find_open(uuid: str, wanted: list[list[Any]]) -> list[tuple[int, int]]:
     :param wanted: a :data:`nova_isolation.neighbours.Identity` each, of files
         and devices that exist
     :returns: (place in ``wanted``, process id) of each that one has; all of
-        them of a process that hides some files, or has too many
+        them of a process that hides some files
     :raises InvalidPolicy: when it is not a uuid, or no such identities
-    :raises HostFault: when the kernel does not tell
+    :raises HostFault: when the kernel does not tell, or a process has too much
+        open
     """
     name = policy_module.profile_name(uuid)
     places = _places(wanted)
@@ -237,8 +238,7 @@ def find_open(uuid: str, wanted: list[list[Any]]) -> list[tuple[int, int]]:
             opened = processes.opened(pid, end)
         except OSError as e:
             raise exceptions.HostFault(
-                f'the kernel does not tell what process {pid} of {name} has '
-                f'open: {e}'
+                f'it cannot be told what process {pid} of {name} has open: {e}'
             ) from e
         seen = places.keys() if opened is None else places.keys() & opened
         found += [(places[known], pid) for known in seen]

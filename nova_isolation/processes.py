@@ -24,9 +24,11 @@ pretends to be it can only be one more that has to be confined.
 
 from collections.abc import Iterator
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import os
+import platform
 import re
 import stat
 import time
@@ -40,6 +42,13 @@ from nova_isolation import neighbours
 _HIDDEN = re.compile(rb'(scm_fds: |UserFiles:\t)[1-9]')
 _TOLD = b'UserFiles:'
 _IO_URING = 'anon_inode:[io_uring]'
+_LOOKS = 5
+# Seconds for which an io_uring may be too busy to tell.
+_BUSY = 1.0
+# Where a kernel has it not, each thread is looked through.
+_LIBC = ctypes.CDLL(None)
+_KCMP = {'x86_64': 312, 'aarch64': 272, 'ppc64le': 354, 's390x': 343}
+_KCMP_FILES = 2
 # The types of what is in a file system, and of pipes.
 _PLAIN = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO)
 
@@ -209,24 +218,29 @@ def is_same(process: Process) -> bool:
 def opened(pid: int, end: float) -> frozenset[neighbours.Identity] | None:
     """Tell which files and devices a process has open or mapped.
 
-    Looks twice: what goes back and forth meanwhile is seen once. Of another
-    user's process that needs CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and
-    CAP_CHECKPOINT_RESTORE.
+    Looks several times: what goes back and forth meanwhile is seen in one of
+    them. Of another user's process that needs CAP_SYS_PTRACE,
+    CAP_DAC_READ_SEARCH and CAP_CHECKPOINT_RESTORE.
 
     :param pid: of the process
     :param end: when to give up, of ``time.monotonic()``
     :returns: what each of its threads has, whatever its name is by now; empty
         when the process is gone. None when it has files where nobody sees
-        them, on their way through a socket of its own or registered with an
-        io_uring, or so many that they cannot be looked through
+        them: on their way through a socket of its own, or registered with an
+        io_uring
+    :raises TimeoutError: when it has so many that they cannot be looked
+        through
     :raises OSError: when it may not be told
     """
     found: set[neighbours.Identity] = set()
-    for _ in range(2):
+    for _ in range(_LOOKS):
         threads = _entries(f'/proc/{pid}/task')
         for thread in threads:
             # a thread may have a table of its own: unshare(2)
-            if not _look_through(f'/proc/{pid}/task/{thread}', found, end):
+            shared = thread != str(pid) and _share_files(pid, int(thread))
+            if not shared and not _look_through(
+                f'/proc/{pid}/task/{thread}', found, end
+            ):
                 return None
         for thread in threads:
             # of all threads alike, but not of a first one that has ended
@@ -246,7 +260,7 @@ def _look_through(
     """
     for name in _entries(f'{directory}/fd'):
         if time.monotonic() > end:
-            return False
+            raise TimeoutError('it has too much open to be looked through')
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             status = os.stat(f'{directory}/fd/{name}')
             found.add(neighbours.identity_of(status))
@@ -260,15 +274,27 @@ def _look_through(
 
 def _hides(description: str, link: str, end: float) -> bool:
     """Tell whether a socket or an io_uring has files of its process."""
-    told = False
-    with open(description, 'rb') as f:
-        # of an io_uring that comes after all that is in its rings
-        for line in f:
-            if _HIDDEN.match(line) or time.monotonic() > end:
-                return True
-            told = told or line.startswith(_TOLD)
-    # one that is busy says nothing: io_uring_show_fdinfo()
-    return not told and os.readlink(link) == _IO_URING
+    end = min(end, time.monotonic() + _BUSY)
+    while True:
+        told = False
+        with open(description, 'rb') as f:
+            # of an io_uring that comes after all that is in its rings
+            for line in f:
+                if _HIDDEN.match(line) or time.monotonic() > end:
+                    return True
+                told = told or line.startswith(_TOLD)
+        if told or os.readlink(link) != _IO_URING:
+            return False
+        # one that is busy says nothing: io_uring_show_fdinfo()
+        time.sleep(_BUSY / 50)
+
+
+def _share_files(one: int, other: int) -> bool:
+    """Tell whether two threads have one table of files: kcmp(2)."""
+    number = _KCMP.get(platform.machine())
+    if number is None:
+        return False
+    return bool(_LIBC.syscall(number, one, other, _KCMP_FILES, 0, 0) == 0)
 
 
 def _mapped(pid: str) -> Iterator[neighbours.Identity]:

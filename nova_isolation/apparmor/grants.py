@@ -402,7 +402,10 @@ class Granting:
     ) -> Iterator[Grant]:
         match source:
             case disks.BlockSource():
-                path = self.facts.block_device(source.path)
+                try:
+                    path = self.facts.block_device(source.path)
+                except exceptions.MissingDevice as e:
+                    raise exceptions.MissingVolume(e.message) from e
                 if os.path.islink(source.path):
                     # which may lead to another device by and by
                     origin = f'{origin} {source.path}'

@@ -70,7 +70,6 @@ def start() -> list[rules.Rule]:
             for path in (
                 ('/proc/filesystems',),
                 ('/proc/sys/vm/max_map_count',),  # QEMU 10
-                ('/sys/devices/system/cpu/possible',),
                 ('/sys/devices/system/node', Glob.DIRECTORY),
             )
         ],
@@ -141,7 +140,9 @@ def emulator() -> list[rules.Rule]:
     for name in (
         '/proc/stat',
         '/proc/sys/vm/overcommit_memory',  # QEMU 10
-        '/sys/devices/system/cpu/online',  # glibc's malloc, with many threads
+        # glibc's malloc, with many threads; libraries that come later
+        '/sys/devices/system/cpu/online',
+        '/sys/devices/system/cpu/possible',
     ):
         found.append(_file('what the kernel offers', 'r', name))
     return found

@@ -92,7 +92,15 @@ def reaches(
             if neighbours.is_below(resource.path, shared):
                 continue
             own = own or {neighbours.identify(r.path): r for r in mine}
-            found = own.get(neighbours.identify(resource.path))
+            found = own.get(neighbours.identify(resource.path)) or next(
+                (
+                    tree
+                    for tree in own.values()
+                    if tree.tree
+                    and neighbours.is_below(resource.path, [tree.path])
+                ),
+                None,
+            )
             if found is None:
                 intended = access == 'r' and _is_everybodys(resource.path)
             else:

@@ -54,7 +54,8 @@ class AppArmorHook(base.Hook):
         self._withdrawn = withdrawn.Withdrawn()
         # who does not run yet, and has all that it asks for
         self._starting: set[str] = set()
-        self._running: set[str] = set()
+        # the names of those that run
+        self._running: dict[str, str] = {}
         # of each guest which block devices it had when it ran
         self._had: dict[str, dict[str, int]] = {}
 
@@ -121,9 +122,9 @@ class AppArmorHook(base.Hook):
             had=self._had.get(domain.uuid, {}),
         )
         self._register.put(domain.uuid, found)
-        self._running.discard(domain.uuid)
+        self._running.pop(domain.uuid, None)
         if domain.id is not None:
-            self._running.add(domain.uuid)
+            self._running[domain.uuid] = domain.name
             self._starting.discard(domain.uuid)
         elif starting and domain.uuid not in self._starting:
             # its start failed meanwhile
@@ -132,7 +133,7 @@ class AppArmorHook(base.Hook):
 
     def forget(self, uuid: str) -> None:
         self._register.drop(uuid)
-        self._running.discard(uuid)
+        self._running.pop(uuid, None)
         self._had.pop(uuid, None)
         self._written.pop(uuid, None)
 
@@ -253,8 +254,16 @@ class AppArmorHook(base.Hook):
         return found
 
     def exceeds(self, guest: base.Guest) -> bool:
-        profile = self._profile(guest.domain.uuid)
-        return bool(policy_module.surplus(profile, self.policy(guest)))
+        uuid = guest.domain.uuid
+        profile = self._profile(uuid)
+        if policy_module.surplus(profile, self.policy(guest)):
+            return True
+        # libvirt may have loaded what was there before it was narrowed
+        return (
+            uuid in self._written
+            and kernel.is_loaded(policy_module.profile_name(uuid))
+            and not self._is_held(uuid)
+        )
 
     def verify(self, guest: base.Guest) -> tuple[str, ...]:
         options = self.conf.isolation
@@ -359,8 +368,12 @@ class AppArmorHook(base.Hook):
                         reach.words(),
                     )
         loaded = kernel.loaded()
-        for other in sorted(self._running - {domain.uuid}):
-            if policy_module.profile_name(other) not in loaded:
+        for other, name in self._running.copy().items():
+            if (
+                other != domain.uuid
+                and policy_module.profile_name(other) not in loaded
+                and self._runs(other, name)
+            ):
                 LOG.warning(
                     'isolation: guest %s runs beside guest %s without a '
                     'profile: it may reach everything that QEMU may: restart '
@@ -368,6 +381,15 @@ class AppArmorHook(base.Hook):
                     other,
                     domain.uuid,
                 )
+
+    def _runs(self, uuid: str, name: str) -> bool:
+        """Tell whether a guest still has a process."""
+        directory = self.conf.isolation.libvirt_runtime_directory
+        try:
+            processes.find(directory, name, uuid)
+        except exceptions.NotConfined:
+            return False
+        return True
 
     def _why(self, reach: proof.Reach, policy: policy_module.Policy) -> str:
         """Tell which rule of ours lets a guest do what the kernel says."""

@@ -196,8 +196,9 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
         """Refuse a start that would fail although Nova makes the domain anew.
 
         The domain that is there tells nearly all of it. But what is missing
-        of the image cache Nova fetches; and what a stopped guest has and is
-        not covered, the operator may have taken out of nova.conf since.
+        of the image cache Nova fetches, and volumes it connects; and what a
+        stopped guest has and is not covered, the operator may have taken out
+        of nova.conf since.
         """
         if not self._isolation.active:
             return
@@ -208,7 +209,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):
             return
         try:
             self._judge(instance, guest.defined_xml())
-        except exceptions.MissingBase as e:
+        except (exceptions.MissingBase, exceptions.MissingVolume) as e:
             LOG.info('isolation: %s', e, instance=instance)
         except exceptions.NotCovered:
             if guest.is_active():

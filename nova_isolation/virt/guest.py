@@ -451,7 +451,7 @@ class Guest(libvirt_guest.Guest):
         """Take back what a start has made that was none."""
         self._isolation.hooks.release(self.uuid)
         # what it was to have is not its own yet
-        self._isolation.forget_neighbour(self.uuid)
+        self._isolation.look_again(self.uuid)
 
     def _withdraw(self) -> None:
         """Take our traces from a guest that is to start as without us."""

@@ -58,7 +58,7 @@ class Host(libvirt_host.Host):
         if self.isolation.active:
             xml = self.isolation.define(xml, self._defined(xml))
         guest = self._ours(super().write_instance_config(xml))
-        self.isolation.forget_neighbour(guest.uuid)
+        self.isolation.look_again(guest.uuid)
         return guest
 
     def _defined(self, xml: str) -> str | None:

@@ -203,14 +203,14 @@ class Isolation:
     def look_again(self, uuid: str) -> None:
         """Learn of a guest anew before the next start.
 
-        :param uuid: of the domain, which has begun to run: the hooks know it
-            as it runs now, and may have to know it as it was before, by then
+        :param uuid: of the domain, which has changed: the hooks may have to
+            know it by then as it was before
         """
         with self._lock:
             self._known.pop(uuid, None)
 
     def forget_neighbour(self, uuid: str) -> None:
-        """Look at a guest again before the next start, if it is still there.
+        """Forget a guest that is gone.
 
         :param uuid: of the domain
         """
@@ -314,7 +314,13 @@ class Isolation:
         :param xml: of the domain, or None
         :returns: the names of their files
         """
-        return frozenset() if xml is None else base.recorded(xml, self._cache)
+        if xml is None:
+            return frozenset()
+        # of one that was unshelved before it was recorded
+        image = domain_module.parse(xml).instance.image_id
+        return base.recorded(xml, self._cache) | (
+            {images.cache_name(image)} if image else set()
+        )
 
     @contextlib.contextmanager
     def believing(self, uuid: str, names: frozenset[str]) -> Iterator[None]:

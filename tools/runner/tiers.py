@@ -224,6 +224,8 @@ def system(context: Context) -> None:
     machines = 2 * len(os.sched_getaffinity(0))
     with _pool(context, machines) as pool:
         futures = [pool.submit(_system_run, context, run) for run in runs]
+        # what the lab itself promises of its runs
+        checks = pool.submit(_stestr, context, 'lab-run', './lab/checks')
 
         def show_ended(_: object) -> None:
             ended = sum(future.done() for future in futures)
@@ -241,6 +243,7 @@ def system(context: Context) -> None:
                 for text in output.splitlines():
                     if text.startswith('lab: '):
                         context.line.show(text)
+        checks.result()
 
 
 def _build(

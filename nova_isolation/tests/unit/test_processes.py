@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import fixtures
 from oslotest import base
@@ -233,7 +234,29 @@ class OpenedTest(ProcessesTestCase):
 
     def test_one_who_has_too_many(self):
         process = self.run_program('')
-        self.assertIsNone(processes.opened(process.pid, time.monotonic() - 1))
+        self.assertRaises(
+            TimeoutError, processes.opened, process.pid, time.monotonic() - 1
+        )
+
+    def test_threads_with_the_same_descriptors_are_looked_through_once(self):
+        process = self.run_program(
+            'import threading\n'
+            'f = open("volume")\n'
+            'for _ in range(20):\n'
+            '    wait = threading.Event().wait\n'
+            '    threading.Thread(target=wait, daemon=True).start()\n'
+        )
+        seen = []
+        look = processes._look_through
+        with mock.patch.object(
+            processes,
+            '_look_through',
+            lambda *args: seen.append(args[0]) or look(*args),
+        ):
+            self.assert_opened(process.pid)
+        self.assertEqual(
+            {f'/proc/{process.pid}/task/{process.pid}'}, set(seen)
+        )
 
     def test_the_files_of_an_io_uring(self):
         link = os.path.join(self.directory, 'link')
@@ -241,6 +264,9 @@ class OpenedTest(ProcessesTestCase):
         # what comes before is as long as its owner likes
         rings = b'SqMask:\t0x7fff\n' + b'  123: opcode:0, fd:0\n' * 10000
         end = time.monotonic() + 60
+        self.useFixture(
+            fixtures.MonkeyPatch('nova_isolation.processes._BUSY', 0.1)
+        )
         for target, content, expected in (
             ('anon_inode:[io_uring]', rings + b'UserFiles:\t0\n', False),
             ('anon_inode:[io_uring]', rings + b'UserFiles:\t1\n', True),
@@ -256,6 +282,21 @@ class OpenedTest(ProcessesTestCase):
             found = processes._hides(description, link, end)
             self.assertEqual(expected, found, (target, content[-20:]))
             os.unlink(link)
+
+    def test_an_io_uring_that_is_busy_for_a_moment(self):
+        link = os.path.join(self.directory, 'link')
+        os.symlink('anon_inode:[io_uring]', link)
+        description = os.path.join(self.directory, 'description')
+        with open(description, 'w') as f:
+            f.write('pos:\t0\n')
+
+        def tell(_):
+            with open(description, 'w') as f:
+                f.write('UserFiles:\t0\n')
+
+        end = time.monotonic() + 60
+        with mock.patch.object(processes.time, 'sleep', tell):
+            self.assertFalse(processes._hides(description, link, end))
 
     def test_what_is_mapped(self):
         process = self.run_program('')

@@ -13,6 +13,7 @@
 
 """Each operation calls the hooks as their contract says."""
 
+from nova_isolation import images
 from nova_isolation.tests.functional.virt import base
 
 START = [('prepare', 'shutoff'), ('narrow', 'paused'), ('verify', 'paused')]
@@ -64,6 +65,12 @@ class OperationsTest(base.IsolationTestCase):
     def test_a_hook_is_told_what_nova_and_libvirt_know_at_that_moment(self):
         server = self._create_server(name='web', networks='none')
         directory = self.directory(server['id'])
+        # the image of a guest's domain is its own, whatever Nova says later
+        isolation = self.computes['compute1'].driver._isolation
+        self.assertIn(
+            images.cache_name(server['image']['id']),
+            isolation.recorded(self.domain(server['id']).XMLDesc(0)),
+        )
         for guest in self.recording.guests:
             self.assertEqual('web', guest.domain.instance.name)
             self.assertEqual('m1.tiny', guest.domain.instance.flavor)

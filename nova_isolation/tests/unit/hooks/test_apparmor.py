@@ -464,6 +464,19 @@ class DevicesTest(AppArmorTestCase):
         self.hook.narrow(self.running)
         self.assertFalse(self.hook.exceeds(self.running))
 
+    def test_so_does_one_of_which_the_kernel_holds_another_policy(self):
+        # libvirt loaded what was there before ours was installed
+        self.hook.narrow(self.running)
+        held = self.held / f'{PROFILE}.7'
+        held.mkdir()
+        for policy_held, exceeds in (
+            (self.loaded[-1], False),
+            (b'what was before', True),
+        ):
+            digest = kernel.digests(policy_held)['sha256']
+            (held / 'raw_sha256').write_text(digest)
+            self.assertEqual(exceeds, self.hook.exceeds(self.running))
+
     def test_so_does_one_that_serves_a_lost_need(self):
         tap = self.with_device(
             "<interface type='ethernet'><mac address='fa:16:3e:00:00:09'/>"
@@ -626,6 +639,8 @@ class SeparateTest(AppArmorTestCase):
             )
         )
         self.hook.learn(self.on_device(OTHER, 7).domain)
+        # a start that failed does not change that
+        self.hook.release(OTHER)
         self.hook.learn(self.on_device(OTHER).domain)
         for number, refused in ((17, True), (18, False), (None, False)):
             numbers['/dev/sdz'] = number
@@ -741,6 +756,14 @@ class SeparateTest(AppArmorTestCase):
         self.learn_other()
         self.hook.prepare(self.starting)
         self.hook.prepare(self.running)
+        # it has ended meanwhile
+        with self.assertNoLogs('nova_isolation.hooks.apparmor'):
+            self.hook._ask_kernel(self.running)
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.processes.find', lambda *arguments: None
+            )
+        )
         with self.assertLogs('nova_isolation.hooks.apparmor') as logs:
             self.hook._ask_kernel(self.running)
         [line] = logs.output
