@@ -258,12 +258,21 @@ class AppArmorHook(base.Hook):
         profile = self._profile(uuid)
         if policy_module.surplus(profile, self.policy(guest)):
             return True
-        # libvirt may have loaded what was there before it was narrowed
-        return (
+        name = policy_module.profile_name(uuid)
+        if (
             uuid in self._written
-            and kernel.is_loaded(policy_module.profile_name(uuid))
+            and kernel.is_loaded(name)
             and not self._is_held(uuid)
-        )
+        ):
+            # libvirt may have loaded what was there before it was narrowed
+            LOG.warning(
+                'isolation: guest %s: the kernel holds another policy under '
+                '%s than its file compiles to: it is loaded again',
+                uuid,
+                name,
+            )
+            return True
+        return False
 
     def verify(self, guest: base.Guest) -> tuple[str, ...]:
         options = self.conf.isolation

@@ -350,10 +350,18 @@ class TestMain(unittest.TestCase):
         (tools / 'system-runs.txt').write_text(
             "fine one,two '--with nova' test_it\n"
         )
+        # what the lab says of itself, without Nova
+        checks = self.root / 'lab/checks'
+        checks.mkdir(parents=True)
+        (checks / '__init__.py').touch()
+        (checks / 'test_itself.py').write_text(
+            'import unittest\n'
+            'class Test(unittest.TestCase):\n'
+            '    def test(self): pass\n'
+        )
 
     def write_lab(self, text):
         lab = self.root / 'lab/lab'
-        lab.parent.mkdir()
         lab.write_text('#!/bin/sh\n' + textwrap.dedent(text))
         lab.chmod(0o755)
 
@@ -388,7 +396,7 @@ class TestMain(unittest.TestCase):
         process = self.start()
         output, _ = process.communicate(timeout=180)
         self.assertEqual(0, process.returncode, output)
-        self.assertEqual('2 passed, 0 failed', output.splitlines()[-1])
+        self.assertEqual('3 passed, 0 failed', output.splitlines()[-1])
         self.assertTrue((self.root / 'test-report.json').exists())
 
     def test_one_image_fails(self):
@@ -397,7 +405,7 @@ class TestMain(unittest.TestCase):
         output, _ = process.communicate(timeout=180)
         self.assertEqual(1, process.returncode, output)
         self.assertIn('two/fine: exit status 124', output)
-        self.assertEqual('2 passed, 1 failed', output.splitlines()[-1])
+        self.assertEqual('3 passed, 1 failed', output.splitlines()[-1])
 
     def test_the_lab_cannot_be_built(self):
         self.write_lab('echo no space left; exit 1')
@@ -405,7 +413,7 @@ class TestMain(unittest.TestCase):
         output, _ = process.communicate(timeout=180)
         self.assertEqual(1, process.returncode, output)
         self.assertIn('no space left', output)
-        self.assertEqual('0 passed, 2 failed', output.splitlines()[-1])
+        self.assertEqual('1 passed, 2 failed', output.splitlines()[-1])
 
     def test_an_image_that_may_be_missing_is_skipped_by_name(self):
         (self.root / 'tools/allowed-skips.txt').write_text(
@@ -421,8 +429,8 @@ class TestMain(unittest.TestCase):
         self.assertIn('SKIPPED system lab-build-two', output)
         self.assertIn('not run: two/fine', output)
         self.assertIn('no mirror', output)
-        self.assertRegex(output, r'\nsystem +2 +1 +0 +1 ')
-        self.assertEqual('1 passed, 0 failed', output.splitlines()[-1])
+        self.assertRegex(output, r'\nsystem +3 +2 +0 +1 ')
+        self.assertEqual('2 passed, 0 failed', output.splitlines()[-1])
 
     def test_an_image_that_must_be_there_fails_by_name(self):
         self.write_lab(
@@ -433,7 +441,7 @@ class TestMain(unittest.TestCase):
         output, _ = process.communicate(timeout=180)
         self.assertEqual(1, process.returncode, output)
         self.assertIn('FAILED system lab-build-two', output)
-        self.assertEqual('1 passed, 1 failed', output.splitlines()[-1])
+        self.assertEqual('2 passed, 1 failed', output.splitlines()[-1])
 
     def test_an_interrupt_ends_the_lab_and_leaves_no_report(self):
         (self.root / 'test-report.json').write_text('{"ok": true}')

@@ -220,7 +220,9 @@ def profile(uuid: str) -> str:
 def widen(uuid: str, rule: str) -> None:
     """Let the kernel hold a wider policy of a guest than its file says.
 
-    :param uuid: of the guest
+    The periodic task would mend that, of a guest whose vCPUs run.
+
+    :param uuid: of the guest, which is paused
     :param rule: to add, in AppArmor's language
     """
     text = profile(uuid).rstrip().removesuffix('}') + f'  {rule}\n}}\n'

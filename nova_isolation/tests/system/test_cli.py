@@ -36,6 +36,8 @@ def run(command, status=0):
 class CommandLineTest(base.PairTestCase):
     def test_matrix(self):
         guest, neighbour = self.first, self.second
+        cloud.act(guest, 'pause', 'PAUSED')
+        self.addCleanup(cloud.act, guest, 'unpause', 'ACTIVE')
         self.addCleanup(cloud.reload, guest)
         self.assertEqual([], json.loads(run('matrix -f json')))
         self.assertEqual([], json.loads(run('matrix --kernel -f json')))

@@ -332,6 +332,8 @@ class SeparationTest(base.PairTestCase):
     def test_a_neighbour_whose_profile_reaches_this_guest(self):
         neighbour, guest = self.first, self.second
         cloud.act(guest, 'os-stop', 'SHUTOFF')
+        cloud.act(neighbour, 'pause', 'PAUSED')
+        self.addCleanup(cloud.act, neighbour, 'unpause', 'ACTIVE')
         # not by its file, which is as it was: in the kernel alone
         cloud.widen(neighbour, f'{cloud.INSTANCES}/*/disk rw,')
         self.refused(
