@@ -25,6 +25,9 @@ import tomllib
 import fixtures
 from lxml import etree
 from nova.tests.fixtures import libvirt as fakelibvirt
+from oslo_db import exception as db_exception
+from oslo_db.sqlalchemy import exc_filters
+from sqlalchemy import exc as sqla_exc
 import stevedore._cache
 
 # Before Nova's tests forbid to import libvirt: the product's modules are
@@ -44,6 +47,15 @@ SAVE_RUNNING = 2
 SAVE_PAUSED = 4
 # as libvirt names devices of a running guest
 _ALIASES = {'disk': 'disk', 'interface': 'net', 'hostdev': 'hostdev'}
+
+
+@exc_filters.filters(
+    'sqlite', sqla_exc.OperationalError, r'.*database is locked.*'
+)
+def _busy_database(cause, match, engine_name, is_disconnect):
+    # What Nova's production databases call a deadlock, after which it tries
+    # again: another thread wrote between what this transaction read and wrote.
+    raise db_exception.DBDeadlock(cause)
 
 
 def error(message, code=fakelibvirt.VIR_ERR_OPERATION_INVALID):
