@@ -19,6 +19,7 @@ from cliff import lister
 from lxml import etree
 
 from nova_isolation.apparmor import kernel
+from nova_isolation.apparmor import policy
 from nova_isolation.apparmor import proof
 from nova_isolation.cli import app
 from nova_isolation.cli import host
@@ -166,8 +167,8 @@ def unconfined(domain: domain_module.Domain, runtime: str) -> str:
         pid = processes.find(runtime, domain.name, domain.uuid).pid
     except exceptions.NotConfined as e:
         return e.message
-    profile = f'libvirt-{domain.uuid} (enforce)'
-    wrong = sorted(set(kernel.labels(pid).values()) - {profile})
+    expected = f'{policy.profile_name(domain.uuid)} (enforce)'
+    wrong = sorted(set(kernel.labels(pid).values()) - {expected})
     return f'its process runs as {", ".join(wrong)}' if wrong else ''
 
 
