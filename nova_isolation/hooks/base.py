@@ -86,33 +86,36 @@ def describe(
     :raises InvalidDomain: when the XML cannot be understood
     """
     domain = domain_module.parse(xml)
-    image = domain.instance.image_id
     return Guest(
         domain,
         images.Directories(
             instance=os.path.join(instances, domain.uuid),
             cache=cache,
-            images=believed
-            | ({images.cache_name(image)} if image else set())
-            | recorded(xml, cache),
+            images=believed | recorded(domain, xml, cache),
             volumes=volumes,
         ),
     )
 
 
-def recorded(xml: str, cache: str) -> frozenset[str]:
+def recorded(
+    domain: domain_module.Domain, xml: str, cache: str
+) -> frozenset[str]:
     """Name the images of the cache that a domain's record gives a guest.
 
-    :param xml: of the domain
+    :param domain: of the guest
+    :param xml: of the same domain
     :param cache: the directory of Nova's image cache
     :returns: the names of their files
     """
     real = os.path.realpath(cache)
-    return frozenset(
+    # one that was unshelved before that was recorded has the image's alone
+    image = domain.instance.image_id
+    own = frozenset([images.cache_name(image)] if image else ())
+    return own | {
         os.path.basename(path)
         for path in chains.recorded(domain_module.read_xml(xml))
         if os.path.dirname(path) == real
-    )
+    }
 
 
 class Hook(abc.ABC):

@@ -316,11 +316,7 @@ class Isolation:
         """
         if xml is None:
             return frozenset()
-        # of one that was unshelved before it was recorded
-        image = domain_module.parse(xml).instance.image_id
-        return base.recorded(xml, self._cache) | (
-            {images.cache_name(image)} if image else set()
-        )
+        return base.recorded(domain_module.parse(xml), xml, self._cache)
 
     @contextlib.contextmanager
     def believing(self, uuid: str, names: frozenset[str]) -> Iterator[None]:
