@@ -78,7 +78,7 @@ def reaches(
         what every guest may read
     """
     profile = policy.profile_name(uuid)
-    own: dict[neighbours.Identity, neighbours.Resource] = {}
+    own = _Own(mine)
     # many guests have the same backing files
     known: dict[str, str] = {}
     for owner, resources in others:
@@ -91,16 +91,7 @@ def reaches(
                 continue
             if neighbours.is_below(resource.path, shared):
                 continue
-            own = own or {neighbours.identify(r.path): r for r in mine}
-            found = own.get(neighbours.identify(resource.path)) or next(
-                (
-                    tree
-                    for tree in own.values()
-                    if tree.tree
-                    and neighbours.is_below(resource.path, [tree.path])
-                ),
-                None,
-            )
+            found = own.find(resource.path)
             if found is None:
                 intended = access == 'r' and _is_everybodys(resource.path)
             else:
@@ -108,6 +99,33 @@ def reaches(
                 intended = neighbours.is_intended(could, resource, shared)
             if not intended:
                 yield Reach(uuid, owner, resource, access)
+
+
+class _Own:
+    """What a guest has itself.
+
+    :param mine: its resources
+    """
+
+    def __init__(self, mine: Iterable[neighbours.Resource]) -> None:
+        self._named = {resource.path: resource for resource in mine}
+        self._identified: dict[neighbours.Identity, neighbours.Resource] = {}
+
+    def find(self, path: str) -> neighbours.Resource | None:
+        """Find the one that a path is, or is below."""
+        # Guests of one image have the same files by the same name: to look at
+        # each of them costs more than the kernel's answer.
+        if path in self._named:
+            return self._named[path]
+        self._identified = self._identified or {
+            neighbours.identify(name): resource
+            for name, resource in self._named.items()
+        }
+        found = self._identified.get(neighbours.identify(path))
+        trees = (r for r in self._named.values() if r.tree)
+        return found or next(
+            (r for r in trees if neighbours.is_below(path, [r.path])), None
+        )
 
 
 def _is_everybodys(path: str) -> bool:
