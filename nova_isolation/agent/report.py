@@ -124,6 +124,10 @@ def violation(
         denial=_denial(record),
         target=_target(record, table, uuid),
         attempt=_attempt(record),
+        classification=model.Classification(
+            model.HOST_FILE, model.MEDIUM, 'not classified'
+        ),
+        repeats=model.Repeats(1, record.time, record.time),
     )
 
 

@@ -57,7 +57,7 @@ class AgentService(service.ServiceBase):  # type: ignore[misc]
         """
         options = conf.isolation
         self._host = conf.host
-        self._topic = options.notification_topic
+        self._topic = options.notification_topics[0]
         self._done = threading.Event()
         self._spool = violations_spool.Spool(
             options.spool_directory, options.spool_limit

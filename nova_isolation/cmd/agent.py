@@ -33,6 +33,7 @@ from oslo_service import service
 
 from nova_isolation.agent import service as agent_service
 from nova_isolation.audit import netlink
+from nova_isolation.conf import agent as agent_options
 from nova_isolation.conf import isolation
 from nova_isolation import exceptions
 from nova_isolation.violations import notifier
@@ -70,10 +71,12 @@ def _configure(argv: Sequence[str]) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     log.register_options(conf)
     isolation.register_opts(conf)
+    agent_options.register_opts(conf)
     conf.register_opt(_HOST)
     conf(list(argv), project='nova', prog=PROGRAM)
     # oslo.config looks at a value when it is used: look at all of ours now
-    for group, options in ((conf, [_HOST]), (conf.isolation, isolation.OPTS)):
+    ours = isolation.OPTS + agent_options.OPTS
+    for group, options in ((conf, [_HOST]), (conf.isolation, ours)):
         for option in options:
             getattr(group, option.dest)
     if conf.isolation.security_model == 'selinux':

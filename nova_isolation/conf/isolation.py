@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The [isolation] options, shared by nova-compute and the agent."""
+"""The [isolation] options of nova-compute, some of them also the agent's."""
 
 import os
 
@@ -18,7 +18,7 @@ from oslo_config import cfg
 from oslo_config import types
 
 
-class _Path(types.String):
+class Path(types.String):
     """An absolute path, or nothing where that has a meaning."""
 
     def __call__(self, value: object) -> str:
@@ -130,7 +130,7 @@ says ``cannot be granted``) is refused with either value.
     cfg.ListOpt(
         'shared_paths',
         default=[],
-        item_type=_Path(),
+        item_type=Path(),
         help="""
 Files, devices and directories that several guests may have and write to on
 purpose: absolute paths; of a directory all below it.
@@ -218,7 +218,7 @@ this option itself, from root's files.
     ),
     cfg.Opt(
         'profile_directory',
-        type=_Path(),
+        type=Path(),
         default='/etc/apparmor.d/libvirt',
         help="""
 Where libvirt expects the AppArmor profiles of its guests. It is a fixed path
@@ -228,7 +228,7 @@ another. The privileged daemon writes there and nowhere else.
     ),
     cfg.Opt(
         'apparmor_parser',
-        type=_Path(),
+        type=Path(),
         default='/usr/sbin/apparmor_parser',
         help="""
 The AppArmor parser: an absolute path, of a file that only root can write.
@@ -238,7 +238,7 @@ service is disabled until it does.
     ),
     cfg.Opt(
         'libvirt_runtime_directory',
-        type=_Path(),
+        type=Path(),
         default='/run/libvirt/qemu',
         help="""
 Where libvirt keeps the process id of each guest (``NAME.pid``): how the QEMU
@@ -247,7 +247,7 @@ process of a guest is found without trusting its label.
     ),
     cfg.Opt(
         'libvirt_state_directory',
-        type=_Path(),
+        type=Path(),
         default='/var/lib/libvirt/qemu',
         help="""
 Where libvirt keeps the master key of each running guest
@@ -256,7 +256,7 @@ Where libvirt keeps the master key of each running guest
     ),
     cfg.Opt(
         'tls_directory',
-        type=_Path(),
+        type=Path(),
         default='/etc/pki/qemu',
         help="""
 Where the TLS certificates and keys are that a guest's QEMU uses for disks over
@@ -267,7 +267,7 @@ whose XML says ``tls='yes'`` may read it.
     ),
     cfg.Opt(
         'spice_tls_directory',
-        type=_Path(),
+        type=Path(),
         default='/etc/pki/libvirt-spice',
         help="""
 The same for SPICE: qemu.conf's ``spice_tls_x509_cert_dir``. Only guests whose
@@ -276,7 +276,7 @@ SPICE has secure channels (``[spice] require_secure``) may read it.
     ),
     cfg.Opt(
         'vnc_tls_directory',
-        type=_Path(),
+        type=Path(),
         default='',
         help="""
 The same for VNC. A guest's XML does not say whether its VNC uses TLS: when
@@ -312,7 +312,7 @@ changes to the same guest wait for it, 30 seconds longer than this.
     ),
     cfg.Opt(
         'spool_directory',
-        type=_Path(),
+        type=Path(),
         default='/var/lib/nova-isolation/spool',
         help="""
 Where nova-compute leaves its events for the agent, and the agent keeps its own
@@ -331,21 +331,11 @@ are dropped and counted in the log.
 """,
     ),
     cfg.StrOpt(
-        'notification_topic',
-        default='nova_isolation',
-        help="""
-The topic of the notifications, with the priority appended as oslo.messaging
-does: the queue is ``nova_isolation.warn`` or ``nova_isolation.error``. A queue
-of its own, because one that nobody reads grows until it fills the broker: bind
-a consumer, or set a length limit or TTL policy on it.
-""",
-    ),
-    cfg.StrOpt(
         'libvirt_uri',
         default='qemu:///system',
         help="""
-The libvirt connection of the agent, opened read-only: it finds a guest's name,
-project, user and disks there.
+The libvirt connection of the agent and of the command line, opened
+read-only: they find a guest's name, project, user and disks there.
 """,
     ),
 ]

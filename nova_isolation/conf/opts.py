@@ -14,6 +14,7 @@
 
 from oslo_config import cfg
 
+from nova_isolation.conf import agent
 from nova_isolation.conf import isolation
 
 
@@ -22,4 +23,4 @@ def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:
 
     :returns: pairs of a group and its options
     """
-    return [(isolation.GROUP, isolation.OPTS)]
+    return [(isolation.GROUP, isolation.OPTS + agent.OPTS)]

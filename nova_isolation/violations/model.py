@@ -24,8 +24,8 @@ plain JSON types. Keys are only ever added. Of every event:
     when the event was made, ISO 8601 in UTC: ``2026-11-23T07:54:59.517000Z``
 ``instance``
     the guest that it is about: ``uuid``, ``name``, ``project_id``,
-    ``project_name``, ``user_id``, ``user_name``, ``flavor``; '' where a value
-    is not known
+    ``project_name``, ``user_id``, ``user_name``, ``flavor``, ``image_id``; ''
+    where a value is not known; null where an event is about the host
 
 Text that tenants or guests choose is shown by
 :func:`nova_isolation.violations.text.visible`.
@@ -59,6 +59,17 @@ class Event(Protocol):
     @property
     def priority(self) -> str:
         """The notification's priority: ``info``, ``warn`` or ``error``."""
+
+    @property
+    def id(self) -> str:
+        """Its uuid."""
+
+    @property
+    def time(self) -> datetime.datetime:
+        """When it was made."""
+
+    def summary(self) -> str:
+        """It, in one sentence."""
 
     def payload(self) -> Payload:
         """The notification's payload."""
@@ -105,6 +116,7 @@ class Instance:
     user_id: str = ''
     user_name: str = ''
     flavor: str = ''
+    image_id: str = ''
 
     @classmethod
     def of(cls, domain: domain_module.Domain) -> 'Instance':
@@ -122,6 +134,7 @@ class Instance:
             user_id=known.user_id,
             user_name=known.user_name,
             flavor=known.flavor,
+            image_id=known.image_id,
         )
 
     def payload(self) -> Payload:
@@ -155,17 +168,23 @@ class Instance:
 class Denial:
     """What the kernel said of one attempt; None where it said nothing.
 
-    The keys of the payload are those of AppArmor's records, except ``class_``
-    (``class``), and except these:
+    The keys of the payload are those of the records of AppArmor and SELinux,
+    except ``class_`` (``class``), and except these:
 
     :ivar serial: the kernel's number of the audit event
     :ivar time: the kernel's time of it
+    :ivar profile: AppArmor's, or SELinux' ``scontext``
+    :ivar module: ``apparmor`` or ``selinux``
+    :ivar permissions: of SELinux, what was denied: ``read write``
+    :ivar exe, proctitle, syscall: of the syscall's own record, where the host
+        has such records
     :ivar other: what the record has beyond the keys that are listed here
     """
 
     serial: int
     time: datetime.datetime
     profile: str
+    module: str = 'apparmor'
     operation: str | None = None
     class_: str | None = None
     name: str | None = None
@@ -183,6 +202,16 @@ class Denial:
     target: str | None = None
     info: str | None = None
     error: int | None = None
+    laddr: str | None = None
+    lport: int | None = None
+    faddr: str | None = None
+    fport: int | None = None
+    permissions: str | None = None
+    tclass: str | None = None
+    tcontext: str | None = None
+    exe: str | None = None
+    proctitle: str | None = None
+    syscall: str | None = None
     other: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def payload(self) -> Payload:
@@ -205,34 +234,122 @@ class Denial:
         return shown
 
 
+# What an attempt is, by what it was aimed at and what could have come of it.
+CROSS_INSTANCE = 'cross_instance'
+HOST_FILE = 'host_file'
+EXEC = 'exec'
+CAPABILITY = 'capability'
+NETWORK = 'network'
+PROCESS = 'process'
+DEVICE = 'device'
+POLICY_GAP = 'policy_gap'
+
+# How bad it is.
+LOW = 'low'
+MEDIUM = 'medium'
+HIGH = 'high'
+CRITICAL = 'critical'
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """What an attempt means.
+
+    :ivar category: one of the categories above
+    :ivar severity: ``low``, ``medium``, ``high`` or ``critical``
+    :ivar reason: why it is that, in words
+    :ivar rule: of a ``policy_gap`` the rule that would grant it, for review
+    """
+
+    category: str
+    severity: str
+    reason: str
+    rule: str | None = None
+
+    def payload(self) -> Payload:
+        """Write it as the payloads have it.
+
+        :returns: ``category``, ``severity``, ``reason`` and ``rule``
+        """
+        return {
+            'category': self.category,
+            'severity': self.severity,
+            'reason': text.visible(self.reason, _REASON),
+            'rule': None
+            if self.rule is None
+            else text.visible(self.rule, text.PATH),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeats:
+    """How often it has happened.
+
+    :ivar count: how many denials an event stands for: 1 for the first of a
+        kind, for its repeats their number without that
+    :ivar first: the kernel's time of the first of these
+    :ivar last: the kernel's time of the last of these
+    :ivar of: the id of the first event of the kind, None in that
+    :ivar kinds: how many kinds are folded into one event because a guest had
+        too many, 0 where there is one
+    :ivar samples: of these, some, in words
+    """
+
+    count: int
+    first: datetime.datetime
+    last: datetime.datetime
+    of: str | None = None
+    kinds: int = 0
+    samples: tuple[str, ...] = ()
+
+    def payload(self) -> Payload:
+        """Write it as the payloads have it.
+
+        :returns: the attributes by their names
+        """
+        return {
+            'count': self.count,
+            'first': iso(self.first),
+            'last': iso(self.last),
+            'of': self.of,
+            'kinds': self.kinds,
+            'samples': [text.visible(s, text.PATH) for s in self.samples],
+        }
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """What the attempt was aimed at.
 
     :ivar path: the file, or None when it was none
-    :ivar kind: ``disk``, ``config drive``, ``console``, ``instance
-        directory``, ``libvirt state``, ``host file``, ``unnamed file`` (a
-        file of which the kernel could not tell the whole path), or without a
-        path: ``process``, ``socket``, ``network``, ``capability``,
-        ``profile``, ``unknown``
+    :ivar kind: ``disk``, ``volume``, ``image cache``, ``config drive``,
+        ``nvram``, ``vtpm``, ``console``, ``vhost-user socket``, ``instance
+        directory``, ``libvirt state``, ``device``, ``host file``, ``unnamed
+        file`` (a file of which the kernel could not tell the whole path), or
+        without a path: ``process``, ``socket``, ``network``, ``host
+        service``, ``capability``, ``profile``, ``unknown``
     :ivar owner: the guest that it belongs to, which may be the very one that
         tried; None when it belongs to none
+    :ivar name: of a host service or a process what it is, e.g. ``RabbitMQ at
+        10.0.0.5 port 5672``; '' where there is nothing to say
     """
 
     path: str | None
     kind: str
     owner: Instance | None = None
+    name: str = ''
 
     def payload(self) -> Payload:
         """Write it as the payloads have it.
 
-        :returns: ``path``, ``kind`` and ``owner``, which is null or has the
-            shape of ``instance``
+        :returns: ``path``, ``kind``, ``name`` and ``owner``, which is null or
+            has the shape of ``instance``
         """
         path, owner = self.path, self.owner
         return {
             'path': None if path is None else text.visible(path, text.PATH),
             'kind': self.kind,
+            'name': text.visible(self.name),
             'owner': None if owner is None else owner.payload(),
         }
 
@@ -248,7 +365,13 @@ class Violation:
     ``denial``
         what the kernel said: see :class:`Denial`
     ``target``
-        ``path``, ``kind``, ``owner``: see :class:`Target`
+        ``path``, ``kind``, ``name``, ``owner``: see :class:`Target`
+    ``classification``
+        ``category``, ``severity``, ``reason``, ``rule``: see
+        :class:`Classification`
+    ``repeats``
+        ``count``, ``first``, ``last``, ``of``, ``kinds``, ``samples``: see
+        :class:`Repeats`
     ``summary``
         all of it in one sentence
 
@@ -257,7 +380,6 @@ class Violation:
     """
 
     event_type: ClassVar[str] = 'isolation.violation'
-    priority: ClassVar[str] = 'warn'
 
     host: str
     decision: str
@@ -265,6 +387,8 @@ class Violation:
     denial: Denial
     target: Target
     attempt: str
+    classification: Classification
+    repeats: Repeats
     id: str = dataclasses.field(default_factory=new_id)
     time: datetime.datetime = dataclasses.field(default_factory=now)
 
@@ -275,6 +399,28 @@ class Violation:
             writing the disk PATH of instance vm2 (UUID) of project evil:
             denied``
         """
+        repeats = self.repeats
+        if repeats.kinds:
+            return (
+                f'{self.instance.words()} tried {repeats.count} times more, in '
+                f'at least {repeats.kinds} kinds that are not reported one by '
+                f'one, from {iso(repeats.first)} to {iso(repeats.last)}'
+            )
+        words = self._words()
+        if repeats.of is None:
+            return words
+        return (
+            f'{words}; {repeats.count} times more, from {iso(repeats.first)} '
+            f'to {iso(repeats.last)}'
+        )
+
+    @property
+    def priority(self) -> str:
+        """The notification's priority: ``error`` of what is critical."""
+        critical = self.classification.severity == CRITICAL
+        return 'error' if critical else 'warn'
+
+    def _words(self) -> str:
         words = ' '.join(
             [
                 self.instance.words(),
@@ -298,6 +444,8 @@ class Violation:
             return ['the', *what, 'of', owner.words()]
         if target.path is not None:
             return ['the', *what]
+        if target.name:
+            return ['the', *what, text.visible(target.name)]
         if target.kind == 'process':
             peer = text.visible(self.denial.peer or 'unknown', _SHORT_NAME)
             return [f'a process (profile {peer})']
@@ -319,6 +467,8 @@ class Violation:
             'instance': self.instance.payload(),
             'denial': self.denial.payload(),
             'target': self.target.payload(),
+            'classification': self.classification.payload(),
+            'repeats': self.repeats.payload(),
             'summary': self.summary(),
         }
 
@@ -438,5 +588,180 @@ class Refused:
             'operation': text.visible(self.operation),
             'reason': text.visible(self.reason, _REASON),
             'attack': self.attack,
+            'summary': self.summary(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Unconfined:
+    """A running guest has lost its label, its mode, or its policy.
+
+    Keys of the payload beside those of every event:
+
+    ``pid``
+        of its QEMU, null when it is not known
+    ``expected``
+        the label that it should have
+    ``found``
+        what it has, or what was done to its profile
+    ``reason``
+        what was found, and what is to be done
+    ``summary``
+        all of it in one sentence
+    """
+
+    event_type: ClassVar[str] = 'isolation.unconfined'
+    priority: ClassVar[str] = 'error'
+
+    host: str
+    instance: Instance
+    pid: int | None
+    expected: str
+    found: str
+    reason: str
+    id: str = dataclasses.field(default_factory=new_id)
+    time: datetime.datetime = dataclasses.field(default_factory=now)
+
+    def summary(self) -> str:
+        """Tell it in one sentence.
+
+        :returns: e.g. ``instance vm1 (UUID) is not confined: REASON``
+        """
+        reason = text.visible(self.reason, _REASON)
+        return f'{self.instance.words()} is not confined: {reason}'
+
+    def payload(self) -> Payload:
+        """Write the notification's payload.
+
+        :returns: the keys above
+        """
+        return {
+            'id': self.id,
+            'host': self.host,
+            'time': iso(self.time),
+            'instance': self.instance.payload(),
+            'pid': self.pid,
+            'expected': text.visible(self.expected),
+            'found': text.visible(self.found),
+            'reason': text.visible(self.reason, _REASON),
+            'summary': self.summary(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """Denials may have happened that nobody is told of.
+
+    It is about the host: ``instance`` is null. Keys of the payload beside
+    those of every event:
+
+    ``stage``
+        where it was: ``kernel`` (its own counter), ``socket`` (the agent's
+        buffer ran over), ``queue``, ``unparsable``, ``journal``, ``agent``
+        (it was away, and nothing has kept what happened), ``retention``,
+        ``spool``, ``canary`` (the test of the whole way failed)
+    ``count``
+        how many audit records or events, at most; null when it is not known
+    ``first``, ``last``
+        of the time in which it was
+    ``reason``
+        why, and what is to be done
+    ``summary``
+        all of it in one sentence
+    """
+
+    event_type: ClassVar[str] = 'isolation.lost'
+    priority: ClassVar[str] = 'error'
+
+    host: str
+    stage: str
+    count: int | None
+    first: datetime.datetime
+    last: datetime.datetime
+    reason: str
+    id: str = dataclasses.field(default_factory=new_id)
+    time: datetime.datetime = dataclasses.field(default_factory=now)
+
+    def summary(self) -> str:
+        """Tell it in one sentence.
+
+        :returns: e.g. ``up to 12 denials lost (queue): REASON``
+        """
+        reason = text.visible(self.reason, _REASON)
+        count = 'an unknown number of'
+        if self.count is not None:
+            count = f'up to {self.count}'
+        return f'{count} denials lost ({self.stage}): {reason}'
+
+    def payload(self) -> Payload:
+        """Write the notification's payload.
+
+        :returns: the keys above
+        """
+        return {
+            'id': self.id,
+            'host': self.host,
+            'time': iso(self.time),
+            'instance': None,
+            'stage': self.stage,
+            'count': self.count,
+            'first': iso(self.first),
+            'last': iso(self.last),
+            'reason': text.visible(self.reason, _REASON),
+            'summary': self.summary(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """The agent has started, or is about to stop.
+
+    It is about the host: ``instance`` is null. Keys of the payload beside
+    those of every event:
+
+    ``version``
+        of nova-isolation
+    ``boot_id``
+        the kernel's: serial numbers of audit events begin anew with it
+    ``summary``
+        all of it in one sentence
+
+    :ivar started: whether it has started
+    """
+
+    priority: ClassVar[str] = 'info'
+
+    host: str
+    started: bool
+    version: str
+    boot_id: str
+    id: str = dataclasses.field(default_factory=new_id)
+    time: datetime.datetime = dataclasses.field(default_factory=now)
+
+    @property
+    def event_type(self) -> str:
+        """The notification's event type."""
+        return f'isolation.agent.{"start" if self.started else "stop"}'
+
+    def summary(self) -> str:
+        """Tell it in one sentence.
+
+        :returns: e.g. ``the agent of host cmp1 has started (1.0.0)``
+        """
+        what = 'has started' if self.started else 'stops'
+        return f'the agent of host {self.host} {what} ({self.version})'
+
+    def payload(self) -> Payload:
+        """Write the notification's payload.
+
+        :returns: the keys above
+        """
+        return {
+            'id': self.id,
+            'host': self.host,
+            'time': iso(self.time),
+            'instance': None,
+            'version': self.version,
+            'boot_id': self.boot_id,
             'summary': self.summary(),
         }

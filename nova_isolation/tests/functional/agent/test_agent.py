@@ -103,7 +103,7 @@ class AgentTestCase(base.BaseTestCase):
             f'[oslo_messaging_rabbit]\namqp_durable_queues = true\n'
             f'[isolation]\n'
             f'spool_directory = {self.home}/spool\n'
-            f'notification_topic = {self.topic}\n'
+            f'notification_topics = {self.topic}\n'
             f'libvirt_uri = {libvirt_uri}\n'
         )
 

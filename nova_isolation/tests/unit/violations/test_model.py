@@ -64,6 +64,10 @@ def _violation(**changes):
         ),
         target=model.Target(_PATH, 'disk', _TWO),
         attempt='open for writing',
+        classification=model.Classification(
+            model.CROSS_INSTANCE, model.CRITICAL, "another guest's disk"
+        ),
+        repeats=model.Repeats(1, _TIME, _TIME),
     )
     return dataclasses.replace(violation, **changes)
 
@@ -78,6 +82,7 @@ class ViolationTestCase(base.BaseTestCase):
             'user_id': '',
             'user_name': '',
             'flavor': '',
+            'image_id': '',
         }
         nothing = dict.fromkeys(
             [
@@ -91,6 +96,16 @@ class ViolationTestCase(base.BaseTestCase):
                 'target',
                 'info',
                 'error',
+                'laddr',
+                'lport',
+                'faddr',
+                'fport',
+                'permissions',
+                'tclass',
+                'tcontext',
+                'exe',
+                'proctitle',
+                'syscall',
             ]
         )
         self.assertEqual(
@@ -107,12 +122,14 @@ class ViolationTestCase(base.BaseTestCase):
                     'user_id': 'u1',
                     'user_name': 'alice',
                     'flavor': 'm1.tiny',
+                    'image_id': '',
                 },
                 'denial': {
                     **nothing,
                     'serial': 52,
                     'time': '2026-11-23T07:54:59.517000Z',
                     'profile': f'libvirt-{_ONE.uuid}',
+                    'module': 'apparmor',
                     'operation': 'open',
                     'class': 'file',
                     'name': _PATH,
@@ -122,7 +139,26 @@ class ViolationTestCase(base.BaseTestCase):
                     'pid': 780,
                     'other': {'fsuid': '64055'},
                 },
-                'target': {'path': _PATH, 'kind': 'disk', 'owner': owner},
+                'target': {
+                    'path': _PATH,
+                    'kind': 'disk',
+                    'name': '',
+                    'owner': owner,
+                },
+                'classification': {
+                    'category': 'cross_instance',
+                    'severity': 'critical',
+                    'reason': "another guest's disk",
+                    'rule': None,
+                },
+                'repeats': {
+                    'count': 1,
+                    'first': '2026-11-23T07:54:59.517000Z',
+                    'last': '2026-11-23T07:54:59.517000Z',
+                    'of': None,
+                    'kinds': 0,
+                    'samples': [],
+                },
                 'summary': (
                     f'instance vm1 ({_ONE.uuid}) of project acme tried to '
                     f'open for writing the disk {_PATH} of instance vm2 '
