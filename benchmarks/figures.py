@@ -38,6 +38,8 @@ class Figure:
     :ivar peer_value: measured in the same run, or None
     :ivar most: the goal: the most that the value may be
     :ivar most_ratio: the goal: the most that it may be of the peer's
+    :ivar least: the goal: the least that the value may be
+    :ivar least_ratio: the goal: the least that it may be of the peer's
     :ivar reason: why there is no peer
     """
 
@@ -49,6 +51,8 @@ class Figure:
     peer_value: float | None = None
     most: float | None = None
     most_ratio: float | None = None
+    least: float | None = None
+    least_ratio: float | None = None
     reason: str = ''
 
     @property
@@ -63,6 +67,10 @@ class Figure:
             return f'value <= {self.most:g} {self.unit}'
         if self.most_ratio is not None:
             return f'ratio <= {self.most_ratio:g}'
+        if self.least is not None:
+            return f'value >= {self.least:g} {self.unit}'
+        if self.least_ratio is not None:
+            return f'ratio >= {self.least_ratio:g}'
         return None
 
     @property
@@ -72,6 +80,10 @@ class Figure:
             return self.value <= self.most
         if self.most_ratio is not None and self.ratio is not None:
             return self.ratio <= self.most_ratio
+        if self.least is not None:
+            return self.value >= self.least
+        if self.least_ratio is not None and self.ratio is not None:
+            return self.ratio >= self.least_ratio
         return None
 
     def report(self) -> dict[str, Any]:
