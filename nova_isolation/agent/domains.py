@@ -15,36 +15,83 @@
 The thin edge between libvirt and :mod:`nova_isolation.audit.attribution`. All
 calls to libvirt happen in one thread of their own: they block in C, for ever
 when libvirtd hangs, and who asks for the table waits only as long as it says.
+libvirt's events (a guest starts, stops, gets a device) come in the thread of
+libvirt's event loop, which only takes down whom they are about. Without events
+the guests are read again and again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+import contextlib
 import dataclasses
 import os.path
 import threading
 import time
+from typing import Any
 
 import libvirt
 from oslo_log import log
 
+from nova_isolation.apparmor import grants
 from nova_isolation.audit import attribution
 from nova_isolation import domain as domain_module
 from nova_isolation import exceptions
+from nova_isolation import hostfacts
+from nova_isolation import images
+from nova_isolation import neighbours
+from nova_isolation import processes
 
 LOG = log.getLogger(__name__)
 
 # All in seconds.
-# Between two readings, when somebody waits for one.
+# Between two readings of all guests, when somebody waits for one.
 _SHORTEST = 1.0
-# Between two that nobody asked for. They notice new and vanished guests.
+# Between two readings of those that events were about.
+_QUICK = 0.05
+# Between two that nobody asked for. They notice new and vanished guests: as
+# long as events tell of these, they are a safety net.
 _IDLE = 5.0
+_IDLE_WITH_EVENTS = 60.0
 # After which also the XML of known guests is read again (hot-plug).
 _FULL = 60.0
+_FULL_WITH_EVENTS = 900.0
 # How long a guest that is gone is remembered.
-_REMEMBERED = 300.0
+_REMEMBERED = 3600.0
+# How many guests are known at most, those that are gone included.
+_MOST = 5000
 # Readings may keep libvirtd busy for one part in this many.
 _SHARE = 10
 # A reading that takes longer than this hangs: nobody waits for it any more.
 _HANGS = 2.0
+# How long a reading waits for the event loop to catch up.
+_SETTLE = 0.1
+# Between two questions whether libvirtd lives, and after how many of them
+# without an answer the connection is given up.
+_KEEPALIVE = 5
+_UNANSWERED = 3
+# The event loop looks around at least that often.
+_LOOP = 30.0
+
+# After these, a guest is read again; not every libvirt has all of them.
+_EVENTS = tuple(
+    number
+    for number in (
+        getattr(libvirt, f'VIR_DOMAIN_EVENT_ID_{name}', None)
+        for name in (
+            'LIFECYCLE',
+            'DEVICE_ADDED',
+            'DEVICE_REMOVED',
+            'BLOCK_JOB_2',
+            'DISK_CHANGE',
+            'TRAY_CHANGE',
+            'METADATA_CHANGE',
+        )
+    )
+    if number is not None
+)
+
+#: Keeps guests for the next start of the agent: {uuid: JSON of the guest as
+#: :meth:`attribution.Guest.to_json` writes it, or None to forget it}
+Remember = Callable[[Mapping[str, str | None]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +110,57 @@ class _Known:
         return self.missed is None and self.number == number
 
 
+class _EventLoop:
+    """libvirt's event loop; there can be one in a process.
+
+    Its thread ends with the process: virEventRunDefaultImpl() cannot be
+    stopped while connections may need it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start it, when it does not run."""
+        with self._lock:
+            if self._thread is None:
+                # before any connection is opened
+                libvirt.virEventRegisterDefaultImpl()
+                self._thread = threading.Thread(
+                    target=self._run, name='libvirt-events', daemon=True
+                )
+                self._thread.start()
+
+    def _run(self) -> None:
+        libvirt.virEventAddTimeout(
+            int(_LOOP * 1000), lambda timer, opaque: None, None
+        )
+        while True:
+            try:
+                libvirt.virEventRunDefaultImpl()
+            except Exception:
+                LOG.exception("libvirt's event loop failed")
+                time.sleep(1)
+
+    def settle(self, timeout: float) -> None:
+        """Wait until what has arrived was handed out.
+
+        :param timeout: seconds to wait at most
+        """
+        done = threading.Event()
+
+        def ring(timer: int, opaque: object) -> None:
+            libvirt.virEventRemoveTimeout(timer)
+            done.set()
+
+        libvirt.virEventAddTimeout(0, ring, None)
+        done.wait(timeout)
+
+
+_LOOP_OF_PROCESS = _EventLoop()
+
+
 class Domains:
     """Knows the guests of this host, a little late at most."""
 
@@ -71,32 +169,63 @@ class Domains:
         uri: str,
         state_directory: str,
         connect: Callable[[str], libvirt.virConnect] = libvirt.openReadOnly,
+        *,
+        places: grants.Places | None = None,
+        remember: Remember | None = None,
+        remembered: Iterable[str] = (),
     ) -> None:
         """Name the source; nothing is connected yet.
 
         :param uri: libvirt's connection URI
         :param state_directory: where libvirt keeps the state of its guests
         :param connect: opens a read-only connection
+        :param places: directories of this host's libvirt; None for the usual
+            ones
+        :param remember: called in the thread that reads, with what changed;
+            what it raises is logged, and the same is tried again
+        :param remembered: what was remembered before: JSON of guests, in any
+            order
         """
         self._uri = uri
         self._connect = connect
+        self._places = places or grants.Places(state=state_directory)
         self._state_directories = {
-            state_directory,
-            os.path.realpath(state_directory),
+            place
+            for directory in (state_directory, self._places.runtime)
+            for place in (directory, os.path.realpath(directory))
         }
+        self._granting = grants.Granting(
+            images.NOWHERE,
+            hostfacts.HostFacts(),
+            self._places,
+            connections=True,
+        )
+        self._remember_changes = remember
         self._connection: libvirt.virConnect | None = None
+        # of the connection; None without events
+        self._callbacks: list[int] | None = None
         self._away: str | None = None
-        self._known: dict[str, _Known] = {}
         self._unreadable: dict[str, str] = {}
-        # whether the present reading is a full one
+        self._known = self._restored(remembered)
+        # what the store has of each guest, as far as it is not gone
+        self._stored = {uuid: k.guest for uuid, k in self._known.items()}
+        self._storing_failed = False
+        # of the present reading: of all guests, also their XML; or only those
+        # that events were about
         self._full = True
+        self._partial = False
         self._read_fully = float('-inf')
+        self._listed = float('-inf')
 
-        self._table = attribution.Table((), self._state_directories)
+        self._table = self._made(self._known)
         self._condition = threading.Condition()
         self._stopped = False
-        # a full reading is wanted
+        # a reading is wanted
         self._wanted = True
+        # uuids of guests that events were about
+        self._changed: set[str] = set()
+        # the connection is lost
+        self._lost_connection = False
         # readings begun and ended
         self._begun = 0
         self._ended = 0
@@ -111,6 +240,7 @@ class Domains:
         """Start to read."""
         # else libvirt prints every error on the standard error stream
         libvirt.registerErrorHandler(lambda context, error: None, None)
+        _LOOP_OF_PROCESS.start()
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
@@ -130,12 +260,26 @@ class Domains:
         """The newest table, without waiting."""
         return self._table
 
+    def running(self) -> list[tuple[str, str, int]]:
+        """List the guests that run, without waiting.
+
+        :returns: uuid, libvirt's name and libvirt's id of each
+        """
+        return [
+            (guest.uuid, guest.name, guest.id)
+            for guest in self._table.running()
+            if guest.id is not None
+        ]
+
     def stale(self) -> bool:
         """Tell whether asking libvirt again could be worth its cost.
 
-        :returns: False when the last reading is so young, or took so long,
-            that the next has to wait
+        :returns: False when events keep the table up to date, and when the
+            last reading is so young, or took so long, that the next has to
+            wait
         """
+        if self._callbacks is not None and not self._changed:
+            return False
         pause = max(_SHORTEST, _SHARE * self._lasted)
         return time.monotonic() - self._began > pause
 
@@ -158,6 +302,24 @@ class Domains:
             )
             return self._table
 
+    def _happened(
+        self, connection: libvirt.virConnect, domain: Any, *details: object
+    ) -> None:
+        """Take down that a guest has changed."""
+        uuid = domain.UUIDString()
+        with self._condition:
+            self._changed.add(uuid)
+            self._condition.notify_all()
+
+    def _closed(
+        self, connection: libvirt.virConnect, reason: int, opaque: object
+    ) -> None:
+        """Take down that the connection is lost."""
+        with self._condition:
+            if connection is self._connection:
+                self._lost_connection = True
+                self._condition.notify_all()
+
     def _run(self) -> None:
         while self._next():
             lost = None
@@ -167,84 +329,195 @@ class Domains:
                 lost = ' '.join(str(e).split())
             except Exception:
                 LOG.exception('Reading the guests from libvirt failed')
+                # what events told is lost with it
+                self._read_fully = float('-inf')
             if lost is not None:
                 self._lost(lost)
             with self._condition:
                 self._ended = self._begun
                 self._lasted = time.monotonic() - self._began
                 self._condition.notify_all()
+            self._store()
         self._close()
-
-    def _update(self, known: dict[str, _Known]) -> None:
-        self._known = known
-        self._table = attribution.Table(
-            (k.guest for k in known.values()), self._state_directories
-        )
-        if self._full:
-            self._read_fully = self._began
 
     def _next(self) -> bool:
         """Wait until it is time for the next reading; False to stop."""
         with self._condition:
+            events = self._callbacks is not None
+            idle = _IDLE_WITH_EVENTS if events else _IDLE
+            if self._connection is None:
+                # what happens until it is back is not known: try soon
+                idle = _SHORTEST
             self._condition.wait_for(
-                lambda: self._stopped or self._wanted,
-                self._began + _IDLE - time.monotonic(),
+                lambda: (
+                    self._stopped
+                    or self._wanted
+                    or bool(self._changed)
+                    or self._lost_connection
+                ),
+                max(0.0, self._listed + idle - time.monotonic())
+                if events
+                else self._began + idle - time.monotonic(),
             )
+            pause = max(_QUICK, _SHARE * self._lasted) if events else _SHORTEST
             self._condition.wait_for(
                 lambda: self._stopped,
-                self._began + _SHORTEST - time.monotonic(),
+                min(pause, _SHORTEST) + self._began - time.monotonic(),
             )
             now = time.monotonic()
-            self._full = self._wanted or now - self._read_fully > _FULL
+            if self._callbacks is None:
+                self._full = self._wanted or now - self._read_fully > _FULL
+                self._partial = False
+            else:
+                self._full = now - self._read_fully > _FULL_WITH_EVENTS
+                self._partial = not (
+                    self._full
+                    or self._wanted
+                    or self._lost_connection
+                    or now - self._listed >= idle
+                )
             self._wanted = False
             self._begun += 1
             self._began = now
             return not self._stopped
+
+    def _update(self, known: dict[str, _Known]) -> None:
+        self._known = self._bounded(known)
+        self._table = self._made(self._known)
+        if not self._partial:
+            self._listed = self._began
+        if self._full:
+            self._read_fully = self._began
+
+    def _made(self, known: Mapping[str, _Known]) -> attribution.Table:
+        return attribution.Table(
+            (k.guest for k in known.values()), self._state_directories
+        )
+
+    def _bounded(self, known: dict[str, _Known]) -> dict[str, _Known]:
+        """Forget those that are gone longest when there are too many."""
+        surplus = len(known) - _MOST
+        if surplus <= 0:
+            return known
+        gone = sorted(
+            (k.missed, uuid)
+            for uuid, k in known.items()
+            if k.missed is not None
+        )
+        for _, uuid in gone[:surplus]:
+            del known[uuid]
+        return known
 
     def _read(self) -> dict[str, _Known]:
         """Read the guests; a full reading also those that look as before.
 
         :returns: ``{uuid: _Known}``, with those that vanished of late
         """
+        if self._lost_connection:
+            self._close()
+        if self._connection is not None:
+            try:
+                return self._read_from(self._connection)
+            except libvirt.libvirtError as e:
+                # libvirtd was restarted, as a rule
+                LOG.debug('Connecting to libvirt again: %s', e)
+                self._close()
+        self._open()
+        assert self._connection is not None
+        return self._read_from(self._connection)
+
+    def _open(self) -> None:
+        # what happened before is not told by events
+        self._full, self._partial = True, False
+        self._connection = self._connect(self._uri)
+        self._follow(self._connection)
+
+    def _follow(self, connection: libvirt.virConnect) -> None:
+        """Have libvirt tell what happens; without that, it is asked."""
+        with contextlib.suppress(libvirt.libvirtError):
+            # not every driver has it
+            connection.setKeepAlive(_KEEPALIVE, _UNANSWERED)
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.registerCloseCallback(self._closed, None)
+        callbacks = []
+        for event in _EVENTS:
+            try:
+                callbacks.append(
+                    connection.domainEventRegisterAny(
+                        None, event, self._happened, None
+                    )
+                )
+            except libvirt.libvirtError as e:
+                if event == libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE:
+                    LOG.warning(
+                        'libvirt at %s tells of no events, its guests are '
+                        'read every %d seconds: %s',
+                        self._uri,
+                        _IDLE,
+                        e,
+                    )
+                    return
+                LOG.debug('libvirt has no event %d: %s', event, e)
+        self._callbacks = callbacks
+
+    def _read_from(self, connection: libvirt.virConnect) -> dict[str, _Known]:
+        if self._callbacks is not None:
+            _LOOP_OF_PROCESS.settle(_SETTLE)
+        with self._condition:
+            changed, self._changed = self._changed, set()
+        try:
+            if self._partial:
+                return self._read_some(connection, changed)
+            return self._read_all(connection, changed)
+        except Exception:
+            with self._condition:
+                self._changed |= changed
+            raise
+
+    def _read_some(
+        self, connection: libvirt.virConnect, changed: set[str]
+    ) -> dict[str, _Known]:
+        known = dict(self._known)
+        for uuid in changed:
+            found = None
+            try:
+                listed = connection.lookupByUUIDString(uuid)
+                found = self._describe(uuid, listed.ID(), listed)
+            except libvirt.libvirtError as e:
+                if e.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+            old = known.pop(uuid, None)
+            if found is not None:
+                known[uuid] = found
+            elif old is not None:
+                known.update(self._remember(uuid, old))
+        return known
+
+    def _read_all(
+        self, connection: libvirt.virConnect, changed: set[str]
+    ) -> dict[str, _Known]:
         known: dict[str, _Known] = {}
-        for listed in self._list():
+        for listed in connection.listAllDomains():
             # name, uuid and id came with the list
             uuid, number = listed.UUIDString(), listed.ID()
             old = self._known.get(uuid)
             same = old is not None and old.is_running_as(number)
-            if self._full or not same:
+            if self._full or not same or uuid in changed:
                 old = self._describe(uuid, number, listed)
             if old is not None:
                 known[uuid] = old
+        if self._away:
+            LOG.info('libvirt is back at %s', self._uri)
+        self._away = None
         for uuid, old in self._known.items():
             if uuid not in known:
                 known.update(self._remember(uuid, old))
         return known
 
-    def _list(self) -> list[libvirt.virDomain]:
-        if self._connection is not None:
-            try:
-                listed: list[libvirt.virDomain] = (
-                    self._connection.listAllDomains()
-                )
-                return listed
-            except libvirt.libvirtError as e:
-                # libvirtd was restarted, as a rule
-                LOG.debug('Connecting to libvirt again: %s', e)
-                self._close()
-        self._connection = self._connect(self._uri)
-        listed = self._connection.listAllDomains()
-        if self._away:
-            LOG.info('libvirt is back at %s', self._uri)
-        self._away = None
-        return listed
-
     def _remember(self, uuid: str, old: _Known) -> dict[str, _Known]:
         if old.missed is None:
-            guest = attribution.describe(
-                old.guest.domain, os.path.realpath, gone=True
-            )
-            return {uuid: _Known(guest, old.number, missed=self._began)}
+            left = old.guest.left()
+            return {uuid: _Known(left, old.number, missed=self._began)}
         if self._began - old.missed > _REMEMBERED:
             return {}
         return {uuid: old}
@@ -264,9 +537,13 @@ class Domains:
             reason = e.message
         else:
             self._unreadable.pop(uuid, None)
-            return _Known(
-                attribution.describe(domain, os.path.realpath), number
+            guest = attribution.describe(
+                domain,
+                os.path.realpath,
+                self._resources(domain),
+                self._processes(domain),
             )
+            return _Known(guest, number)
         if self._unreadable.get(uuid) != reason:
             self._unreadable[uuid] = reason
             LOG.error(
@@ -276,6 +553,28 @@ class Domains:
                 reason,
             )
         return None
+
+    def _resources(
+        self, domain: domain_module.Domain
+    ) -> tuple[neighbours.Resource, ...]:
+        """Find what a guest has that its XML does not name by its path."""
+        try:
+            return self._granting.resources(domain)
+        except (exceptions.IsolationError, OSError, ValueError) as e:
+            LOG.debug('The devices of %s are not known: %s', domain.uuid, e)
+            return ()
+
+    def _processes(self, domain: domain_module.Domain) -> tuple[int, ...]:
+        if domain.id is None:
+            return ()
+        try:
+            found = processes.find(
+                self._places.runtime, domain.name, domain.uuid
+            )
+        except (exceptions.IsolationError, OSError) as e:
+            LOG.debug('The process of %s is not known: %s', domain.uuid, e)
+            return ()
+        return (found.pid,)
 
     def _lost(self, message: str) -> None:
         if self._away != message:
@@ -290,8 +589,62 @@ class Domains:
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
+        callbacks, self._callbacks = self._callbacks, None
+        with self._condition:
+            self._lost_connection = False
+            # the next one begins with a full reading
+            self._changed = set()
+        if connection is None:
+            return
+        for number in callbacks or ():
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.domainEventDeregisterAny(number)
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.unregisterCloseCallback()
+        try:
+            connection.close()
+        except libvirt.libvirtError as e:
+            LOG.debug('Closing the connection to libvirt: %s', e)
+
+    def _restored(self, remembered: Iterable[str]) -> dict[str, _Known]:
+        """Take in what the agent knew before it was restarted.
+
+        Until libvirt answers, the guests are believed to be as they were.
+        """
+        known: dict[str, _Known] = {}
+        now = time.monotonic()
+        for text in remembered:
+            if len(known) == _MOST:
+                break
             try:
-                connection.close()
-            except libvirt.libvirtError as e:
-                LOG.debug('Closing the connection to libvirt: %s', e)
+                guest = attribution.Guest.from_json(text)
+            except ValueError as e:
+                LOG.warning('A remembered guest is not understood: %s', e)
+                continue
+            number = -1 if guest.id is None else guest.id
+            missed = now if guest.gone else None
+            known[guest.uuid] = _Known(guest, number, missed)
+        return known
+
+    def _store(self) -> None:
+        """Have the guests that changed remembered."""
+        if self._remember_changes is None:
+            return
+        now = {uuid: known.guest for uuid, known in self._known.items()}
+        changes: dict[str, str | None] = {
+            uuid: guest.to_json()
+            for uuid, guest in now.items()
+            if self._stored.get(uuid) != guest
+        }
+        changes |= {uuid: None for uuid in self._stored if uuid not in now}
+        if not changes:
+            return
+        try:
+            self._remember_changes(changes)
+        except Exception as e:
+            if not self._storing_failed:
+                LOG.error('The guests cannot be remembered: %s', e)
+            self._storing_failed = True
+            return
+        self._storing_failed = False
+        self._stored = now

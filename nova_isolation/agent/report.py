@@ -15,7 +15,12 @@
 Pure: a record and the table of guests in, an event out.
 """
 
+from collections.abc import Mapping
+import types
+
+from nova_isolation.audit import attempts
 from nova_isolation.audit import attribution
+from nova_isolation.audit import classification
 from nova_isolation.audit import records
 from nova_isolation.violations import model
 
@@ -45,25 +50,41 @@ _FILE_OPERATIONS = {
 }
 # With these, the mask says more than the operation.
 _OPENING = {'open', 'file_perm', 'file_receive', 'file_inherit'}
-# Of these, ``name`` is no path.
-_OF_PROFILES = {
-    'change_hat',
-    'change_onexec',
-    'change_profile',
-    'stack',
-    'stack_onexec',
+# SELinux' permissions that say what they do; the first that is denied counts.
+_PERMISSIONS = {
+    'create': 'create',
+    'unlink': 'remove',
+    'rmdir': 'remove',
+    'rename': 'rename',
+    'link': 'link to',
+    'setattr': 'change the attributes of',
+    'relabelfrom': 'change the label of',
+    'relabelto': 'change the label of',
+    'mounton': 'mount on',
+    'mount': 'mount',
+    'unmount': 'unmount',
+    'execute': 'execute',
+    'execute_no_trans': 'execute',
+    'ptrace': 'trace',
+    'signal': 'send a signal to',
+    'sigkill': 'send the signal kill to',
+    'sigstop': 'send the signal stop to',
+    'connectto': 'connect to',
+    'name_connect': 'connect to',
 }
-_KINDS = {
-    'capable': 'capability',
-    'ptrace': 'process',
-    'signal': 'process',
+# Those that only come with others say nothing beside them.
+_LESSER_PERMISSIONS = {
+    'map': 'map',
+    'lock': 'lock',
+    'getattr': 'look at',
 }
 
-# Fields of model.Denial by the names that AppArmor gives them.
+_NOTHING: Mapping[str, str] = types.MappingProxyType({})
+
+# Fields of model.Denial by the names that the kernel gives them.
 _TEXTS = (
     'operation',
     'class',
-    'name',
     'requested_mask',
     'denied_mask',
     'comm',
@@ -74,162 +95,188 @@ _TEXTS = (
     'peer',
     'target',
     'info',
+    'laddr',
+    'faddr',
+    'tclass',
+    'tcontext',
 )
-_NUMBERS = ('pid', 'capability', 'protocol', 'error')
+_NUMBERS = ('pid', 'capability', 'protocol', 'error', 'lport', 'fport')
+_KNOWN = frozenset(
+    ('profile', 'scontext', 'perms', 'name', *_TEXTS, *_NUMBERS)
+)
 
-
-def subject(record: records.Record) -> str | None:
-    """Find the guest whose process was refused something.
-
-    :param record: any record
-    :returns: the guest's uuid, or None when it is no denial of a guest
-    """
-    if record.decision is None:
-        return None
-    return attribution.subject(record.fields['profile'])
+fingerprint = attempts.fingerprint
+subject = attempts.subject
 
 
 def path(record: records.Record) -> str | None:
     """Find the file that the attempt was aimed at.
 
-    :param record: a denial
+    :param record: a denial of a guest
     :returns: its path, or None when it was no file
     """
-    operation = record.text('operation')
-    if operation in _OF_PROFILES:
-        return None
-    # what a link leads to matters more than where it is made
-    if operation == 'link' and record.text('target'):
-        return record.text('target')
-    return record.text('name')
+    return attempts.read(record).path
 
 
 def violation(
-    record: records.Record, table: attribution.Table, host: str
+    record: records.Record,
+    table: attribution.Table,
+    host: str,
+    *,
+    judge: classification.Judge | None = None,
+    context: Mapping[str, str] = _NOTHING,
 ) -> model.Violation:
     """Make the event of a denial.
 
     :param record: one of which :func:`subject` knows the guest
     :param table: the guests of this host
     :param host: the name of this host
+    :param judge: asks the kernel what a guest's profile grants, see
+        :data:`classification.Judge`; None where it cannot be asked
+    :param context: what other records of the same event say: ``exe``,
+        ``proctitle``, ``syscall`` (its name), ``saddr``, ``opid``
     :returns: the event
     """
-    uuid = subject(record)
-    if uuid is None:
+    attempt = attempts.read(record, context)
+    if not attempt.subject:
         raise ValueError(f'record {record.serial} is no denial of a guest')
+    target = classification.target(attempt, table)
+    meaning = classification.classify(attempt, target, table, judge)
+    owner = meaning.owner or target.owner
     return model.Violation(
         host=host,
         decision=record.decision or '',
-        instance=_instance(uuid, table),
-        denial=_denial(record),
-        target=_target(record, table, uuid),
-        attempt=_attempt(record),
+        instance=instance(attempt.subject, table),
+        denial=_denial(record, attempt, context),
+        target=model.Target(
+            target.path,
+            target.kind,
+            None if owner is None else instance(owner, table),
+            target.name,
+        ),
+        attempt=_words(attempt, target),
         classification=model.Classification(
-            model.HOST_FILE, model.MEDIUM, 'not classified'
+            meaning.category, meaning.severity, meaning.reason, meaning.rule
         ),
         repeats=model.Repeats(1, record.time, record.time),
     )
 
 
-def _instance(uuid: str, table: attribution.Table) -> model.Instance:
-    domain = table.domain(uuid)
-    return (
-        model.Instance(uuid) if domain is None else model.Instance.of(domain)
-    )
+def instance(subject: str, table: attribution.Table) -> model.Instance:
+    """Describe a guest.
+
+    :param subject: what the table knows it by; one that is known by its level
+        under SELinux alone is called by that
+    :param table: the guests of this host
+    :returns: who it is, as far as that is known
+    """
+    guest = table.guest(subject)
+    if guest is None:
+        return model.Instance(subject)
+    return model.Instance(guest.uuid, **vars(guest.instance))
 
 
-def _denial(record: records.Record) -> model.Denial:
-    known = {'profile', *_TEXTS, *_NUMBERS}
-    other = {k: v for k, v in record.fields.items() if k not in known}
+def _denial(
+    record: records.Record,
+    attempt: attempts.Attempt,
+    context: Mapping[str, str],
+) -> model.Denial:
+    fields = record.fields
+    # SELinux has the whole path or the last name
+    name = fields.get('name')
+    other = {k: v for k, v in fields.items() if k not in _KNOWN}
+    if attempt.selinux and 'path' in fields:
+        if name is not None:
+            other['name'] = name
+        name = other.pop('path')
     if record.stray:
         other['stray'] = ' '.join(record.stray)
+    (faddr, fport), (laddr, lport) = attempt.remote, attempt.local
     return model.Denial(
         serial=record.serial,
         time=record.time,
-        profile=record.fields['profile'],
-        operation=record.text('operation'),
-        class_=record.text('class'),
-        name=record.text('name'),
-        requested_mask=record.text('requested_mask'),
-        denied_mask=record.text('denied_mask'),
-        comm=record.text('comm'),
+        profile=record.label,
+        module='selinux' if attempt.selinux else 'apparmor',
+        operation=fields.get('operation'),
+        class_=fields.get('class'),
+        name=name,
+        requested_mask=fields.get('requested_mask'),
+        denied_mask=fields.get('denied_mask'),
+        comm=fields.get('comm'),
         pid=record.number('pid'),
         capability=record.number('capability'),
-        capname=record.text('capname'),
-        family=record.text('family'),
-        sock_type=record.text('sock_type'),
+        capname=fields.get('capname'),
+        family=fields.get('family'),
+        sock_type=fields.get('sock_type'),
         protocol=record.number('protocol'),
-        signal=record.text('signal'),
-        peer=record.text('peer'),
-        target=record.text('target'),
-        info=record.text('info'),
+        signal=fields.get('signal'),
+        peer=fields.get('peer'),
+        target=fields.get('target'),
+        info=fields.get('info'),
         error=record.number('error'),
+        laddr=fields.get('laddr') or laddr or None,
+        lport=record.number('lport') or lport or None,
+        faddr=fields.get('faddr') or faddr or None,
+        fport=record.number('fport') or fport or None,
+        permissions=fields.get('perms'),
+        tclass=fields.get('tclass'),
+        tcontext=fields.get('tcontext'),
+        exe=context.get('exe'),
+        proctitle=context.get('proctitle'),
+        syscall=context.get('syscall'),
         other=other,
     )
 
 
-def _target(
-    record: records.Record, table: attribution.Table, uuid: str
-) -> model.Target:
-    aim = path(record)
-    if aim is not None:
-        if not aim.startswith('/'):
-            return model.Target(aim, 'unnamed file')
-        found = table.target(aim, uuid)
-        owner = found.owner
-        return model.Target(
-            aim,
-            found.kind,
-            None if owner is None else _instance(owner, table),
-        )
-    operation = record.text('operation') or ''
-    peer = attribution.subject(record.text('peer') or '')
-    if operation in _OF_PROFILES:
-        kind = 'profile'
-    elif operation in _KINDS:
-        kind = _KINDS[operation]
-    elif record.text('family') == 'unix':
-        kind = 'socket'
-    elif record.text('family'):
-        kind = 'network'
-    else:
-        kind = 'unknown'
-    return model.Target(
-        None, kind, None if peer is None else _instance(peer, table)
-    )
-
-
-def _attempt(record: records.Record) -> str:
+def _words(attempt: attempts.Attempt, target: classification.Target) -> str:
     """What it tried, in words after which the target may follow."""
-    operation = record.text('operation') or ''
-    mask = record.text('denied_mask') or record.text('requested_mask') or ''
-    match operation:
-        case _ if operation in _OPENING and path(record) is not None:
-            return _opening(operation, mask)
-        case 'capable':
-            capability = record.text('capname') or record.text('capability')
-            return f'use the capability {capability}'
-        case 'signal':
-            return f'send the signal {record.text("signal")} to'
-        case 'ptrace':
-            return f'trace ({mask})'
-        case _ if operation in _OF_PROFILES:
+    operation = attempt.operation
+    match attempt.kind:
+        case attempts.CAPABILITY:
+            return f'use the capability {attempt.name}'
+        case attempts.PROFILE:
             return 'change its profile'
-        case _ if operation in _FILE_OPERATIONS and path(record) is not None:
+        case attempts.NETWORK | attempts.UNIX if attempt.reaching and (
+            target.owner or target.name or target.path
+        ):
+            return 'connect to'
+        case attempts.NETWORK | attempts.UNIX:
+            return f'use ({operation} {attempt.name})'
+    if attempt.selinux:
+        return _by_permissions(attempt)
+    match operation:
+        case 'signal':
+            return f'send the signal {attempt.name} to'
+        case 'ptrace':
+            return f'trace ({attempt.access})'
+        case _ if operation in _OPENING and attempt.path is not None:
+            return _opening(operation, attempt.access)
+        case _ if operation in _FILE_OPERATIONS and attempt.path is not None:
             return _FILE_OPERATIONS[operation]
-        case _ if record.text('family'):
-            family, kind = record.text('family'), record.text('sock_type')
-            return f'use ({operation} {family} {kind})'
     return f'do {operation}'
 
 
-def _opening(operation: str, mask: str) -> str:
+def _by_permissions(attempt: attempts.Attempt) -> str:
+    if attempt.kind == attempts.OTHER:
+        return f'do {attempt.operation} ({attempt.name})'
+    denied = attempt.operation.split()
+    for name in denied:
+        if name in _PERMISSIONS:
+            return _PERMISSIONS[name]
+    if len(denied) == 1 and denied[0] in _LESSER_PERMISSIONS:
+        return _LESSER_PERMISSIONS[denied[0]]
+    if attempt.kind == attempts.FILE:
+        opening = 'open' if 'open' in denied else 'use'
+        return _opening(opening, attempt.access)
+    return f'do {attempt.operation}'
+
+
+def _opening(operation: str, access: str) -> str:
     verb = 'open' if operation == 'open' else 'use'
-    # AppArmor's letters: "wc" opens for writing and creates
-    if set(mask) & set('wacd'):
+    if 'w' in access:
         return f'{verb} for writing'
-    if 'x' in mask:
+    if 'x' in access:
         return f'{verb} for executing'
-    if 'm' in mask:
+    if 'm' in access:
         return f'{verb} for mapping'
     return f'{verb} for reading'

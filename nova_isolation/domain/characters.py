@@ -15,6 +15,7 @@
 import dataclasses
 
 from nova_isolation.domain.reader import Node
+from nova_isolation.domain.reader import read_port
 from nova_isolation import exceptions
 
 _KINDS = (
@@ -39,6 +40,7 @@ class Character:
     :ivar hosts: where it listens or what it connects to, for tcp and udp
     :ivar tls: whether TLS certificates of the host are used
     :ivar target: the channel's name in the guest, or ''
+    :ivar ports: the TCP ports of these hosts, 0 where there is none
     """
 
     device: str
@@ -49,6 +51,7 @@ class Character:
     hosts: tuple[str, ...] = ()
     tls: bool = False
     target: str = ''
+    ports: tuple[int, ...] = ()
 
 
 def read_character(node: Node) -> Character | None:
@@ -75,16 +78,17 @@ def read_character(node: Node) -> Character | None:
         raise exceptions.InvalidDomain(
             f'{node.where} has more than one source'
         )
-    path, hosts, listens, tls = None, [], False, False
+    path, hosts, ports, listens, tls = None, [], [], False, False
     for source in sources:
         source.harmless(_HARMLESS_SOURCE, 'clipboard mouse reconnect seclabel')
         listens |= source.get('mode', 'bind', 'connect') == 'bind'
         tls |= source.get('tls', 'yes', 'no') == 'yes'
         # libvirt's own answer to "is that from qemu.conf"
         source.harmless('tlsFromConfig')
+        port = read_port(source.get('service'))
         if host := source.get('host'):
             hosts.append(host)
-        source.harmless('service')
+            ports.append(port)
         path = source.path('path')
     if kind in ('file', 'dev', 'pipe') and not path:
         raise exceptions.InvalidDomain(f'{node.where} has no path')
@@ -99,4 +103,5 @@ def read_character(node: Node) -> Character | None:
         hosts=tuple(hosts),
         tls=tls,
         target=name,
+        ports=tuple(ports) if kind == 'tcp' else (),
     )

@@ -16,10 +16,11 @@ import dataclasses
 
 from nova_isolation.domain.reader import absolute
 from nova_isolation.domain.reader import Node
+from nova_isolation.domain.reader import read_port
 
 _HARMLESS_GRAPHICS = (
     'autoport connected defaultMode keymap multiUser passwd passwdValidTo'
-    ' port powerControl replaceUser sharePolicy username websocket'
+    ' powerControl replaceUser sharePolicy username'
 )
 _HARMLESS_SPICE = (
     'audio clipboard filetransfer image jpeg mouse playback streaming zlib'
@@ -43,6 +44,7 @@ class Graphics:
     :ivar tls: whether the XML asks for TLS; for VNC qemu.conf decides
     :ivar render: whether QEMU draws with a device of the host
     :ivar render_node: that device, None when QEMU chooses it
+    :ivar ports: on which a guest that runs listens at these addresses
     """
 
     kind: str
@@ -51,6 +53,7 @@ class Graphics:
     tls: bool = False
     render: bool = False
     render_node: str | None = None
+    ports: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +103,7 @@ def read_graphics(node: Node) -> Graphics | None:
     if kind == 'dbus':
         node.harmless('address p2p')
     tls_port = node.get('tlsPort')
+    ports = (node.get('port'), tls_port, node.get('websocket'))
     channels = node.children('channel')
     for channel in channels:
         channel.harmless('name')
@@ -117,6 +121,7 @@ def read_graphics(node: Node) -> Graphics | None:
         tls='secure' in secure or tls_port not in ('', '-1'),
         render=kind == 'egl-headless' or enabled or render_node is not None,
         render_node=render_node,
+        ports=tuple(read_port(port) for port in ports if read_port(port)),
     )
 
 

@@ -119,10 +119,12 @@ class SecurityLabel:
 
     :ivar model: ``apparmor``, ``dac``, ``selinux`` or '' for libvirt's own
     :ivar kind: ``dynamic``, ``static``, ``none`` or ''
+    :ivar label: of SELinux, the context of a guest that runs, or ''
     """
 
     model: str
     kind: str
+    label: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,8 +322,12 @@ def _emulator(root: etree._Element) -> str:
 
 
 def _label(node: Node) -> SecurityLabel:
-    node.harmless('relabel', 'baselabel imagelabel label')
-    return SecurityLabel(node.get('model'), node.get('type'))
+    node.harmless('relabel', 'baselabel imagelabel')
+    model, label = node.get('model'), node.child('label').text()
+    # those of other models say what their names say anyway
+    return SecurityLabel(
+        model, node.get('type'), label if model == 'selinux' else ''
+    )
 
 
 def _launch_security(node: Node) -> LaunchSecurity | None:

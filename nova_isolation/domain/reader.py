@@ -285,6 +285,17 @@ def absolute(path: str, what: str) -> str | None:
     return path
 
 
+def read_port(text: str) -> int:
+    """Read the number of a TCP port.
+
+    :param text: of an attribute
+    :returns: the number; 0 when it is none, or libvirt has yet to choose it
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 6):
+        return 0
+    return int(text)
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class PciAddress:
     """The address of a PCI device of the host."""

@@ -96,7 +96,7 @@ class TableTestCase(DomainsTestCase):
     def test_a_guest_and_its_disk(self):
         self._define(UUID1, 'one').create()
         table = self._start().fresh(10)
-        self.assertEqual('server of one', table.domain(UUID1).instance.name)
+        self.assertEqual('server of one', table.guest(UUID1).instance.name)
         self.assertEqual(
             UUID1, table.target(f'{self.home}/{UUID1}/disk').owner
         )
@@ -136,9 +136,9 @@ class TableTestCase(DomainsTestCase):
         self.assertIn(UUID1, known.fresh(10))
         guest.undefine()
         table = known.fresh(10)
-        self.assertEqual('server of one', table.domain(UUID1).instance.name)
+        self.assertEqual('server of one', table.guest(UUID1).instance.name)
         with mock.patch.object(domains, '_REMEMBERED', 0.05):
-            self._eventually(lambda: UUID1 not in known.table)
+            self._eventually(lambda: UUID1 not in known.fresh(10))
 
     def test_a_domain_that_is_not_understood_is_logged_once_and_skipped(self):
         self._define(UUID1, 'one', '/srv/../etc/passwd')
@@ -151,6 +151,175 @@ class TableTestCase(DomainsTestCase):
         self.assertIn(UUID2, table)
         self.assertEqual(1, len(logs.output))
         self.assertIn(UUID1, logs.output[0])
+
+
+class EventsTestCase(DomainsTestCase):
+    """libvirt tells what happens; nothing is read without that."""
+
+    def setUp(self):
+        super().setUp()
+        for name in ('_IDLE', '_IDLE_WITH_EVENTS', '_FULL_WITH_EVENTS'):
+            patcher = mock.patch.object(domains, name, 1000)
+            patcher.start()
+            self.addCleanup(patcher.stop)
+
+    def test_a_guest_that_starts_and_stops(self):
+        known = self._start()
+        known.fresh(10)
+        guest = self._define(UUID1, 'one')
+        guest.create()
+        # beside the one that the test driver begins with
+        self._eventually(lambda: (UUID1, 'one', guest.ID()) in known.running())
+        guest.destroy()
+        self._eventually(
+            lambda: UUID1 not in [uuid for uuid, _, _ in known.running()]
+        )
+        self.assertIn(UUID1, known.table)
+        self.assertEqual(1, self.connections)
+
+    def test_a_guest_that_changes_and_goes(self):
+        known = self._start()
+        known.fresh(10)
+        self._define(UUID1, 'one', '/srv/a')
+        self._eventually(lambda: known.table.owners('/srv/a'))
+        guest = self._define(UUID1, 'one', '/srv/b')
+        self._eventually(lambda: known.table.owners('/srv/b'))
+        self.assertEqual((), known.table.owners('/srv/a'))
+        guest.undefine()
+        self._eventually(lambda: known.table.guest(UUID1).gone)
+
+    def test_with_events_nobody_waits_for_what_they_would_tell(self):
+        known = self._start()
+        known.fresh(10)
+        with mock.patch.object(domains, '_SHORTEST', 0):
+            self.assertFalse(known.stale())
+
+    def test_other_guests_are_not_read_again(self):
+        self._define(UUID1, 'one')
+        known = self._start()
+        known.fresh(10)
+        before = known._known[UUID1]
+        self._define(UUID2, 'two')
+        self._eventually(lambda: UUID2 in known.table)
+        self.assertIs(before, known._known[UUID1])
+
+    def test_a_lost_connection_is_made_again(self):
+        known = self._start()
+        known.fresh(10)
+        known._closed(known._connection, 0, None)
+        self._eventually(lambda: self.connections == 2)
+        self._define(UUID1, 'one')
+        self._eventually(lambda: UUID1 in known.table)
+
+    def test_without_events_it_asks(self):
+        def connect(uri):
+            connection = mock.Mock(wraps=libvirt.openReadOnly(uri))
+            connection.domainEventRegisterAny.side_effect = (
+                libvirt.libvirtError('no events')
+            )
+            return connection
+
+        with mock.patch.object(domains, '_IDLE', 0.05):
+            with self.assertLogs(domains.LOG.logger, 'WARNING') as logs:
+                known = domains.Domains('test:///default', STATE, connect)
+                known.start()
+                self.addCleanup(known.stop, 10)
+                known.fresh(10)
+            self._define(UUID1, 'one')
+            self._eventually(lambda: UUID1 in known.table)
+        self.assertIn('no events', logs.output[0])
+
+
+class RememberTestCase(DomainsTestCase):
+    """What is known of the guests outlives the agent."""
+
+    def setUp(self):
+        super().setUp()
+        self.store = {}
+        self.full_disk = False
+
+    def _remember(self, changes):
+        if self.full_disk:
+            raise OSError('disk full')
+        for uuid, text in changes.items():
+            if text is None:
+                del self.store[uuid]
+            else:
+                self.store[uuid] = text
+
+    def _begin(self):
+        known = domains.Domains(
+            'test:///default',
+            STATE,
+            self._connect,
+            remember=self._remember,
+            remembered=list(self.store.values()),
+        )
+        self.addCleanup(known.stop, 10)
+        return known
+
+    def test_a_guest_that_went_while_the_agent_was_away(self):
+        guest = self._define(UUID1, 'one')
+        known = self._begin()
+        known.start()
+        known.fresh(10)
+        self._eventually(lambda: UUID1 in self.store)
+        known.stop(10)
+        guest.undefine()
+        again = self._begin()
+        self.assertFalse(again.table.guest(UUID1).gone)
+        again.start()
+        table = again.fresh(10)
+        self.assertTrue(table.guest(UUID1).gone)
+        self.assertEqual('server of one', table.guest(UUID1).instance.name)
+
+    def test_a_guest_that_is_forgotten_is_forgotten_there_too(self):
+        guest = self._define(UUID1, 'one')
+        known = self._begin()
+        known.start()
+        known.fresh(10)
+        self._eventually(lambda: UUID1 in self.store)
+        guest.undefine()
+        with mock.patch.object(domains, '_REMEMBERED', 0.01):
+            self._eventually(
+                lambda: known.fresh(10) and UUID1 not in self.store
+            )
+
+    def test_what_could_not_be_kept_is_kept_later(self):
+        self.full_disk = True
+        self._define(UUID1, 'one')
+        known = self._begin()
+        with self.assertLogs(domains.LOG.logger, 'ERROR') as logs:
+            known.start()
+            known.fresh(10)
+            known.fresh(10)
+        self.assertEqual(1, len(logs.output))
+        self.full_disk = False
+        self._eventually(lambda: known.fresh(10) and UUID1 in self.store)
+
+    def test_what_is_not_understood_is_no_fault(self):
+        self.store = {UUID1: 'x', UUID2: '{}'}
+        with self.assertLogs(domains.LOG.logger, 'WARNING'):
+            self.assertEqual(0, len(self._begin().table))
+
+    def test_there_is_a_bound_and_those_that_are_gone_go_first(self):
+        for number in range(4):
+            uuid = UUID1[:-1] + str(number)
+            self._define(uuid, f'guest{number}').undefine()
+        known = self._start()
+        known.fresh(10)
+        guests = [
+            self._define(UUID1[:-1] + str(n), f'guest{n}') for n in range(4)
+        ]
+        known.fresh(10)
+        guests[0].undefine()
+        known.fresh(10)
+        guests[1].undefine()
+        with mock.patch.object(domains, '_MOST', len(known._known) - 1):
+            table = known.fresh(10)
+        self.assertNotIn(UUID1[:-1] + '0', table)
+        self.assertTrue(table.guest(UUID1[:-1] + '1').gone)
+        self.assertIn(UUID1[:-1] + '3', table)
 
 
 class AwayTestCase(DomainsTestCase):

@@ -12,11 +12,14 @@
 
 """A record of the kernel becomes words that an operator understands."""
 
+import dataclasses
+
 from oslotest import base
 
 from nova_isolation.agent import report
 from nova_isolation.audit import attribution
 from nova_isolation.audit import records
+from nova_isolation.tests.unit.audit import denials
 from nova_isolation.tests.unit.audit import guests
 
 UUID1 = '5f0a2f0e-90ad-4b5b-8d6e-0d6a1f3b7a01'
@@ -65,11 +68,9 @@ class SubjectTestCase(base.BaseTestCase):
 class ViolationTestCase(base.BaseTestCase):
     def setUp(self):
         super().setUp()
+        self.other = _guest(UUID2, 'vm2', 'globex')
         self.table = attribution.Table(
-            [
-                _guest(UUID1, 'vm1', 'acme'),
-                _guest(UUID2, 'vm2', 'globex'),
-            ],
+            [_guest(UUID1, 'vm1', 'acme'), self.other],
             ['/var/lib/libvirt/qemu'],
         )
 
@@ -203,3 +204,93 @@ class ViolationTestCase(base.BaseTestCase):
         self.assertEqual('', violation.instance.name)
         self.assertIsNone(violation.target.owner)
         self.assertEqual('host file', violation.target.kind)
+
+    def test_what_it_means_is_in_the_event(self):
+        event = self._violation(
+            f'operation="open" name="{INSTANCES}/{UUID2}/disk" '
+            'denied_mask="wr"'
+        )
+        self.assertEqual('cross_instance', event.classification.category)
+        self.assertEqual('error', event.priority)
+        gap = self._violation(
+            f'operation="open" name="{INSTANCES}/{UUID1}/disk" denied_mask="r"'
+        )
+        self.assertEqual(
+            f'"{INSTANCES}/{UUID1}/disk" r,', gap.classification.rule
+        )
+
+    def test_the_kernel_is_asked_whose_a_name_is_now(self):
+        def judge(uuid, path):
+            return 'rw' if uuid == UUID2 else ''
+
+        path = f'{INSTANCES}/{UUID1}/disk'
+        event = report.violation(
+            _record(f'operation="open" name="{path}" denied_mask="r"'),
+            self.table,
+            'cmp1',
+            judge=judge,
+        )
+        self.assertEqual('cross_instance', event.classification.category)
+        self.assertEqual(UUID2, event.target.owner.uuid)
+
+    def test_other_records_of_the_event_complete_it(self):
+        event = report.violation(
+            _record('operation="connect" family="inet" sock_type="stream"'),
+            self.table,
+            'cmp1',
+            context={
+                'exe': '/usr/bin/qemu',
+                'proctitle': 'qemu -x',
+                'syscall': 'connect',
+                'saddr': '020016280A000005',
+            },
+        )
+        denial = event.denial
+        self.assertEqual(
+            ('/usr/bin/qemu', 'qemu -x', 'connect'),
+            (denial.exe, denial.proctitle, denial.syscall),
+        )
+        self.assertEqual(('10.0.0.5', 5672), (denial.faddr, denial.fport))
+        self.assertEqual(
+            f'instance vm1 ({UUID1}) of project acme tried to connect to the '
+            'host service RabbitMQ at 10.0.0.5 port 5672: denied',
+            event.summary(),
+        )
+
+    def test_a_record_of_selinux(self):
+        level = 's0:c504,c872'
+        guest = dataclasses.replace(_guest(UUID1, 'vm1', 'acme'), level=level)
+        table = attribution.Table(
+            [guest, dataclasses.replace(self.other, level='s0:c753,c832')]
+        )
+        # as in audit-samples/selinux-kernel7.2.netlink
+        record = denials.selinux(
+            'audit(1795424739.225:89): avc:  denied  { read write } for  '
+            'pid=879 comm="qemu-system-x86" name="disk" dev="ubda" ino=14209 '
+            f'scontext=system_u:system_r:svirt_t:{level} '
+            'tcontext=system_u:object_r:svirt_image_t:s0:c753,c832 '
+            'tclass=file permissive=0'
+        )
+        event = report.violation(record, table, 'cmp1')
+        self.assertEqual(
+            f'instance vm1 ({UUID1}) of project acme tried to use for writing '
+            f'the disk {INSTANCES}/{UUID2}/disk of instance vm2 ({UUID2}) of '
+            'project globex: denied',
+            event.summary(),
+        )
+        denial = event.denial
+        self.assertEqual('selinux', denial.module)
+        self.assertEqual('read write', denial.permissions)
+        self.assertEqual('file', denial.tclass)
+        self.assertEqual('disk', denial.name)
+        self.assertEqual(f'system_u:system_r:svirt_t:{level}', denial.profile)
+        self.assertIn('svirt_image_t', denial.tcontext)
+        self.assertEqual('14209', denial.other['ino'])
+
+    def test_a_guest_that_is_known_by_its_categories_alone(self):
+        record = denials.selinux(
+            'audit(1.200:3): avc:  denied  { read } for  pid=1 path="/etc/x" '
+            'scontext=system_u:system_r:svirt_t:s0:c1,c2 tclass=file'
+        )
+        event = report.violation(record, attribution.Table(), 'cmp1')
+        self.assertEqual('s0:c1,c2', event.instance.uuid)

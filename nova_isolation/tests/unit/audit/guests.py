@@ -20,7 +20,17 @@ INSTANCES = '/var/lib/nova/instances'
 
 
 def make(
-    uuid, *, name='instance', number=1, disks=(), pty=None, log=None, nova=None
+    uuid,
+    *,
+    name='instance',
+    number=1,
+    disks=(),
+    pty=None,
+    log=None,
+    nova=None,
+    devices='',
+    top='',
+    kind='kvm',
 ):
     """Make a domain.
 
@@ -31,6 +41,9 @@ def make(
     :param pty: the path of its pseudo terminal
     :param log: the path of its console's log
     :param nova: pair of the names of server and project
+    :param devices: XML of other devices
+    :param top: XML of other elements
+    :param kind: the domain's type
     :returns: the :class:`domain.Domain`
     """
 
@@ -57,7 +70,7 @@ def make(
         )
     running = '' if number is None else f"id='{number}'"
     return domain.parse(
-        f"<domain type='kvm' {running}><name>{name}</name>"
+        f"<domain type='{kind}' {running}><name>{name}</name>"
         f'<uuid>{uuid}</uuid>{metadata}'
-        f'<devices>{"".join(parts)}</devices></domain>'
+        f'<devices>{"".join(parts)}{devices}</devices>{top}</domain>'
     )

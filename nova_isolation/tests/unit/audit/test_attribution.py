@@ -15,6 +15,7 @@
 from oslotest import base
 
 from nova_isolation.audit import attribution
+from nova_isolation import neighbours
 from nova_isolation.tests.unit.audit import guests
 
 UUID1 = '5f0a2f0e-90ad-4b5b-8d6e-0d6a1f3b7a01'
@@ -104,17 +105,25 @@ class TargetTestCase(base.BaseTestCase):
             f'{INSTANCES}/{UUID2}/disk.info',
             f'{INSTANCES}/{UUID2}/a/b/c',
             f'{INSTANCES}/{UUID2}/',
-            f'{INSTANCES}/{UUID2}_resize/disk',
-            f'{INSTANCES}/{UUID2}_del/disk',
+            f'{INSTANCES}/{UUID2}_resize/',
+            f'{INSTANCES}/{UUID2}_del/disk.info',
         ):
             self._assert('instance directory', UUID2, path, certain=True)
 
+    def test_what_its_xml_does_not_name_now(self):
+        for name, kind in (
+            ('_resize/disk', 'disk'),
+            ('_del/disk.config', 'config drive'),
+            ('/disk.rescue', 'disk'),
+            ('/disk.config.rescue', 'config drive'),
+            ('/console.log.0', 'console'),
+        ):
+            path = f'{INSTANCES}/{UUID2}{name}'
+            self._assert(kind, UUID2, path, certain=True)
+
     def test_the_directory_of_a_guest_of_another_host(self):
         self._assert(
-            'instance directory',
-            UNKNOWN,
-            f'{INSTANCES}/{UNKNOWN}/disk',
-            certain=False,
+            'disk', UNKNOWN, f'{INSTANCES}/{UNKNOWN}/disk', certain=False
         )
 
     def test_a_uuid_in_a_path_elsewhere_makes_no_owner(self):
@@ -123,7 +132,6 @@ class TargetTestCase(base.BaseTestCase):
             f'{INSTANCES}/x/{UUID2}/disk',
             f'{INSTANCES}x/{UUID2}/disk',
             f'{INSTANCES}/{UUID2}x/disk',
-            f'{INSTANCES}/_base/{UUID2}',
             '/etc/shadow',
             '/',
             '',
@@ -136,9 +144,13 @@ class TargetTestCase(base.BaseTestCase):
             f'{state}/domain-2-instance-00000002/master-key.aes',
             f'{state}/channel/target/domain-2-instance-00000002/x',
             f'{state}/save/instance-00000002.save',
-            f'{state}/nvram/instance-00000002_VARS.fd',
+            '/var/log/libvirt/qemu/instance-00000002.log',
         ):
             self._assert('libvirt state', UUID2, path, certain=True)
+        self._assert(
+            'nvram', UUID2, f'{state}/nvram/instance-00000002_VARS.fd'
+        )
+        self._assert('vtpm', UUID2, f'/var/lib/libvirt/swtpm/{UUID2}/tpm2/x')
 
     def test_libvirts_state_of_nobody_known(self):
         state = '/var/lib/libvirt/qemu'
@@ -201,22 +213,20 @@ class GoneTestCase(base.BaseTestCase):
     """Guests that were deleted a moment ago."""
 
     def test_it_still_has_its_name_and_its_disk(self):
-        gone = attribution.describe(_domain(UUID1, 'a', 1), gone=True)
+        gone = attribution.describe(_domain(UUID1, 'a', 1)).left()
         table = _table(gone)
-        self.assertEqual('vm', table.domain(UUID1).instance.name)
+        self.assertEqual('vm', table.guest(UUID1).instance.name)
         self.assertEqual(
             UUID1, table.target(f'{INSTANCES}/{UUID1}/disk').owner
         )
 
     def test_its_pty_is_no_more_its_own(self):
-        table = _table(attribution.describe(_domain(UUID1, 'a', 1), gone=True))
+        table = _table(attribution.describe(_domain(UUID1, 'a', 1)).left())
         self.assertIsNone(table.target('/dev/pts/1').owner)
 
     def test_what_a_living_guest_owns_now_is_not_its(self):
         volume = '/srv/volume'
-        gone = attribution.describe(
-            _domain(UUID1, 'a', 1, [volume]), gone=True
-        )
+        gone = attribution.describe(_domain(UUID1, 'a', 1, [volume])).left()
         living = attribution.describe(_domain(UUID2, 'a', 2, [volume]))
         for table in (_table(gone, living), _table(living, gone)):
             self.assertEqual(UUID2, table.target(volume, UUID1).owner)
@@ -224,3 +234,70 @@ class GoneTestCase(base.BaseTestCase):
                 UUID2,
                 table.target('/var/lib/libvirt/qemu/save/a.save').owner,
             )
+
+
+class KnownTestCase(base.BaseTestCase):
+    """What is known of a guest is plain data."""
+
+    def test_it_survives_a_restart(self):
+        guest = attribution.describe(_domain(UUID1, 'a', 1), pids=[4711])
+        for known in (guest, guest.left()):
+            self.assertEqual(
+                known, attribution.Guest.from_json(known.to_json())
+            )
+
+    def test_what_is_no_guest_is_refused(self):
+        good = attribution.describe(_domain(UUID1, 'a', 1)).to_json()
+        for text in (
+            '',
+            '[]',
+            '1',
+            '{}',
+            good.replace(UUID1, 'x'),
+            good.replace('"files"', '"filez"'),
+            good[:-1] + ', "more": 1}',
+        ):
+            with self.assertRaises(ValueError, msg=text):
+                attribution.Guest.from_json(text)
+
+    def test_a_level_of_two_running_guests_is_nobodys(self):
+        one = attribution.Guest(UUID1, 'a', 1, level='s0:c1,c2')
+        two = attribution.Guest(UUID2, 'b', 2, level='s0:c1,c2')
+        self.assertEqual(UUID1, _table(one).uuid('s0:c1,c2'))
+        self.assertIn('s0:c1,c2', _table(one))
+        self.assertIsNone(_table(one, two).uuid('s0:c1,c2'))
+        self.assertNotIn('s0:c1,c2', _table(one, two))
+        self.assertEqual(UUID2, _table(one.left(), two).uuid('s0:c1,c2'))
+
+    def test_what_the_host_tells_of_its_devices(self):
+        def resource(path, origin, access='rw', tree=False):
+            return neighbours.Resource(path, origin, access, tree=tree)
+
+        known = attribution.describe(
+            _domain(UUID2, 'b', 2),
+            resources=[
+                resource('/dev/vfio/7', '<hostdev> 0000:01:00.0'),
+                resource('/run/x/2-b-swtpm.sock', '<tpm type=emulator>'),
+                resource('/dev/shm/x', '<shmem> x'),
+                resource('/dev/hugepages/2-b', '<hugepages>', tree=True),
+                resource(f'{INSTANCES}/{UUID2}/disk', '<disk> vda', 'r'),
+            ],
+        )
+        table = _table(known)
+        for path, kind in (
+            ('/dev/vfio/7', 'device'),
+            ('/run/x/2-b-swtpm.sock', 'vtpm'),
+            ('/dev/shm/x', 'memory'),
+            ('/dev/hugepages/2-b/x/y', 'memory'),
+        ):
+            found = table.target(path)
+            self.assertEqual((kind, UUID2), (found.kind, found.owner), path)
+        # the XML says more of a disk than that it is there
+        self.assertEqual('rw', known.named(f'{INSTANCES}/{UUID2}/disk').access)
+        left = _table(known.left())
+        self.assertIsNone(left.target('/dev/vfio/7').owner)
+
+    def test_the_image_cache(self):
+        table = _table(attribution.describe(_domain(UUID1, 'a', 1)))
+        found = table.target(f'{INSTANCES}/_base/0123')
+        self.assertEqual(('image cache', None), (found.kind, found.owner))

@@ -360,7 +360,7 @@ class CharacterTest(LibvirtTestCase):
         (
             "<serial type='tcp'><source mode='connect' host='a' service='1'"
             " tls='yes'/><protocol type='telnet'/></serial>",
-            Character('serial', 'tcp', hosts=('a',), tls=True),
+            Character('serial', 'tcp', hosts=('a',), tls=True, ports=(1,)),
         ),
         (
             "<serial type='pipe'><source path='/run/p'/></serial>",
@@ -381,7 +381,7 @@ class CharacterTest(LibvirtTestCase):
         (
             "<redirdev bus='usb' type='tcp'><source mode='connect' host='h'"
             " service='1'/></redirdev>",
-            Character('redirdev', 'tcp', hosts=('h',)),
+            Character('redirdev', 'tcp', hosts=('h',), ports=(1,)),
         ),
         (
             "<smartcard mode='passthrough' type='spicevmc'/>",

@@ -81,8 +81,10 @@ class SamplesTest(base.BaseTestCase):
             'serial', 'pty', pty, log=f'{directory}/console.log'
         )
         labels = [SecurityLabel('apparmor', 'dynamic')]
+        ports = ()
         if number is not None:
             labels.append(SecurityLabel('dac', 'dynamic'))
+            ports = (5900,)
         self.assertEqual(
             domain.Domain(
                 uuid=UUID,
@@ -124,7 +126,7 @@ class SamplesTest(base.BaseTestCase):
                     console,
                     dataclasses.replace(console, device='console'),
                 ),
-                graphics=(Graphics('vnc', ('127.0.0.1',)),),
+                graphics=(Graphics('vnc', ('127.0.0.1',), ports=ports),),
                 audios=(Audio('none'),),
                 rngs=(Rng('random', '/dev/urandom'),),
             ),

@@ -295,6 +295,7 @@ class CharacterTest(NovaTestCase):
                     log='/i/console.log',
                     listens=True,
                     hosts=('127.0.0.1',),
+                    ports=(10000,),
                 ),
             ),
             self._parse(
