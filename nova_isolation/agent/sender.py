@@ -10,85 +10,133 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""From the spool to the broker: one thread, in order, until confirmed."""
+"""From the journal to the broker: one thread, in order, until confirmed."""
 
+from collections.abc import Callable, Iterable
 import threading
+import time
 from typing import Protocol
 
 from oslo_log import log
 
 from nova_isolation import exceptions
-from nova_isolation.violations import spool as violations_spool
+from nova_isolation.violations import journal as violations_journal
 
 LOG = log.getLogger(__name__)
 
-# Seconds after which the spool is looked at for what nova-compute left there.
+# Events that are read at a time.
+_BATCH = 100
+# Seconds after which the journal is looked at without being told to.
 _POLL = 1.0
 # Seconds between attempts: the first, and the longest.
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 8.0
+# Attempts on an event whose sending fails for a reason that is neither the
+# broker's nor known: with these pauses some 16 seconds.
+_ATTEMPTS = 6
+
+
+class Journal(Protocol):
+    """Where the events wait: what a sender needs of a journal."""
+
+    @property
+    def path(self) -> str:
+        """The journal's file."""
+
+    def unsent(self, limit: int) -> list[violations_journal.Entry]:
+        """Read the oldest events that were not confirmed."""
+
+    def mark_sent(self, seqs: Iterable[int]) -> None:
+        """Note that the broker has events."""
+
+    def give_up(self, entry: violations_journal.Entry, reason: str) -> None:
+        """Note that no broker will ever take an event."""
 
 
 class Notifier(Protocol):
-    """Sends one event, or raises NotSent."""
+    """Sends one event, or raises NotSent or CannotBeSent."""
 
-    def send(self, entry: violations_spool.Entry) -> None:
+    def send(self, entry: violations_journal.Entry) -> None:
         """Send an event; when this returns, the broker has it."""
 
 
+class _Broken(Exception):
+    """An event could not even be offered to the broker; maybe it can later."""
+
+
 class Sender:
-    """Sends what is in a spool, oldest first, and removes what arrived."""
+    """Sends what is in a journal, oldest first, and marks what arrived.
+
+    :ivar sent: events that the broker has confirmed
+    :ivar given_up: events that no broker will take
+    """
 
     def __init__(
-        self, spool: violations_spool.Spool, notifier: Notifier
+        self,
+        journal: Journal,
+        notifier: Notifier,
+        confirmed: Callable[[violations_journal.Entry], None] = lambda e: None,
     ) -> None:
         """Connect the parts; nothing runs yet.
 
-        :param spool: where the events wait
+        :param journal: where the events wait
         :param notifier: sends them
+        :param confirmed: told of each event that the broker has
         """
-        self._spool = spool
+        self._journal = journal
         self._notifier = notifier
+        self._confirmed = confirmed
         self._pause = 0.0
         self._failures = 0
+        # confirmed, but the journal could not be written: sent once only
+        self._unmarked: list[int] = []
+        # the event that fails for no known reason, and how often it has
+        self._suspect = ('', 0)
         self._stopping = False
+        self._until = float('inf')
         self._changed = threading.Condition()
         self._news = False
         self._thread = threading.Thread(
             target=self._run, name='sender', daemon=True
         )
+        self.sent = 0
+        self.given_up = 0
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Tell that there is something new in the spool."""
+        """Tell that there is something new in the journal."""
         with self._changed:
             self._news = True
             self._changed.notify_all()
 
     def stop(self, timeout: float) -> None:
-        """Stop; what was not sent stays in the spool.
+        """Stop, when all is sent; what is not stays in the journal.
 
         :param timeout: seconds to wait at most: a broker that hangs holds
             the thread, which then ends with the process
         """
         with self._changed:
             self._stopping = True
+            self._until = time.monotonic() + timeout
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        while not self._stopping:
+        last = False
+        while not last:
+            # what came before the end is sent once more
+            last = self._stopping
             reason = None
             try:
                 self._send_all()
-            except exceptions.NotSent as e:
+            except exceptions.IsolationError as e:
                 reason = e.message
-            except OSError as e:
-                reason = f'the spool cannot be used: {e}'
+            except _Broken as e:
+                reason = str(e)
             except Exception as e:
                 LOG.exception('Sending events failed')
                 reason = repr(e)
@@ -97,24 +145,64 @@ class Sender:
             self._wait()
 
     def _send_all(self) -> None:
-        for entry in self._spool.entries():
-            if self._stopping:
-                return
+        # Without the journal nothing is sent: it would be sent for ever.
+        self._mark()
+        while entries := self._journal.unsent(_BATCH):
+            for entry in entries:
+                if time.monotonic() > self._until:
+                    return
+                self._send(entry)
+                self._mark()
+                if self._failures:
+                    LOG.info(
+                        'Events are sent again after %d attempts',
+                        self._failures,
+                    )
+                self._failures, self._pause = 0, 0.0
+
+    def _send(self, entry: violations_journal.Entry) -> None:
+        try:
             self._notifier.send(entry)
-            self._spool.remove(entry)
+        except exceptions.NotSent:
+            # The broker's: whatever comes after would fail too.
+            raise
+        except exceptions.CannotBeSent as e:
+            self._give_up(entry, e.message)
+        except Exception as e:
+            LOG.exception('The event %s could not be sent', entry.id)
+            self._doubt(entry, e)
+        else:
+            self.sent += 1
+            self._unmarked.append(entry.seq)
+            self._confirmed(entry)
             LOG.debug('Event %s is with the broker', entry.id)
-            if self._failures:
-                LOG.info(
-                    'The broker is back after %d attempts', self._failures
-                )
-            self._failures, self._pause = 0, 0.0
+
+    def _mark(self) -> None:
+        if self._unmarked:
+            self._journal.mark_sent(self._unmarked)
+            self._unmarked.clear()
+
+    def _doubt(
+        self, entry: violations_journal.Entry, error: Exception
+    ) -> None:
+        """Try an event again, and not for ever: others wait behind it."""
+        suspect, attempts = self._suspect
+        attempts = attempts + 1 if suspect == entry.id else 1
+        self._suspect = entry.id, attempts
+        if attempts < _ATTEMPTS:
+            raise _Broken(repr(error)) from error
+        self._give_up(entry, f'{attempts} attempts failed: {error!r}')
+
+    def _give_up(self, entry: violations_journal.Entry, reason: str) -> None:
+        self._journal.give_up(entry, reason)
+        self.given_up += 1
 
     def _failed(self, reason: str) -> None:
         # oslo.messaging logs each attempt; this says what it means
         if not self._failures:
             LOG.error(
-                'Events cannot be sent and wait in the spool %s: %s',
-                self._spool.directory,
+                'Events cannot be sent and wait in the journal %s: %s',
+                self._journal.path,
                 reason,
             )
         self._failures += 1

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Events leave the spool in order, and only when the broker has them."""
+"""Events leave the journal in order, and only when the broker has them."""
 
 import itertools
 import tempfile
@@ -22,26 +22,33 @@ from oslotest import base
 
 from nova_isolation.agent import sender
 from nova_isolation import exceptions
-from nova_isolation.violations import spool
+from nova_isolation.violations import journal
+from nova_isolation.violations import model
 
 
 class _Notifier:
     """Stands for the broker: away for the first attempts."""
 
-    def __init__(self, away=0):
+    def __init__(self, away=0, poison=None, error=None):
         self.away = away
+        self.poison = poison
+        self.error = error
         self.attempts = []
         self.received = []
         self.changed = threading.Condition()
 
     def send(self, entry):
+        number = entry.payload.get('number')
         with self.changed:
             self.attempts.append(time.monotonic())
-            if len(self.attempts) <= self.away:
-                self.changed.notify_all()
-                raise exceptions.NotSent('nobody there')
-            self.received.append(entry.payload['number'])
             self.changed.notify_all()
+            if len(self.attempts) <= self.away:
+                raise exceptions.NotSent('nobody there')
+            if number is not None and number == self.poison:
+                raise self.error
+            self.received.append(
+                entry.event_type if number is None else number
+            )
 
     def wait(self, count):
         return self._wait(self.received, count)
@@ -59,25 +66,36 @@ class SenderTestCase(base.BaseTestCase):
         super().setUp()
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
-        self.spool = spool.Spool(temporary.name, 100)
+        self.journal = journal.Journal(temporary.name, 30, 16, 'cmp1')
+        self.addCleanup(self.journal.close)
 
     def _start(self, notifier):
-        self.sender = sender.Sender(self.spool, notifier)
+        self.sender = sender.Sender(self.journal, notifier)
         self.sender.start()
         self.addCleanup(self.sender.stop, 10)
 
     def _put(self, *numbers):
-        for number in numbers:
-            self.spool.put('isolation.test', 'warn', {'number': number})
+        self.journal.commit(
+            [
+                journal.Entry.made(
+                    'isolation.test',
+                    'warn',
+                    {'id': model.new_id(), 'number': number},
+                    0.0,
+                )
+                for number in numbers
+            ]
+        )
 
-    def test_in_order_and_then_removed(self):
-        self._put(*range(10))
+    def test_in_order_and_then_marked(self):
+        self._put(*range(250))
         notifier = _Notifier()
         self._start(notifier)
-        self.assertTrue(notifier.wait(10))
+        self.assertTrue(notifier.wait(250))
         self.sender.stop(10)
-        self.assertEqual(list(range(10)), notifier.received)
-        self.assertEqual([], list(self.spool.entries()))
+        self.assertEqual(list(range(250)), notifier.received)
+        self.assertEqual([], self.journal.unsent(1))
+        self.assertEqual(250, self.sender.sent)
 
     def test_what_was_not_confirmed_stays_and_is_sent_first(self):
         self._put(0, 1, 2)
@@ -86,6 +104,18 @@ class SenderTestCase(base.BaseTestCase):
         self.assertTrue(notifier.wait(3))
         self.assertEqual([0, 1, 2], notifier.received)
         self.assertEqual(5, len(notifier.attempts))
+
+    def test_what_the_broker_has_is_marked_before_the_next_is_tried(self):
+        self._put(0, 1)
+        depths = []
+        notifier = mock.Mock()
+        notifier.send.side_effect = lambda entry: depths.append(
+            self.journal.depth()
+        )
+        self._start(notifier)
+        while len(depths) < 2:
+            time.sleep(0.01)
+        self.assertEqual([2, 1], depths)
 
     def test_the_pauses_grow_up_to_a_limit(self):
         self._put(0)
@@ -115,7 +145,8 @@ class SenderTestCase(base.BaseTestCase):
             self.sender.stop(10)
         self.assertEqual(2, len(logs.output))
         self.assertIn('nobody there', logs.output[0])
-        self.assertIn('back after 4', logs.output[1])
+        self.assertIn(self.journal.path, logs.output[0])
+        self.assertIn('after 4', logs.output[1])
 
     def test_news_go_out_at_once(self):
         notifier = _Notifier()
@@ -126,7 +157,7 @@ class SenderTestCase(base.BaseTestCase):
             self.sender.wake()
             self.assertTrue(notifier.wait(1))
 
-    def test_what_nova_compute_left_goes_out_without_a_word(self):
+    def test_news_without_a_word_go_out_too(self):
         notifier = _Notifier()
         self._start(notifier)
         time.sleep(0.2)
@@ -148,22 +179,95 @@ class SenderTestCase(base.BaseTestCase):
             self.assertEqual(1, len(notifier.attempts))
             self.sender.stop(10)
 
-    def test_a_spool_that_cannot_be_read_is_tried_again(self):
+    def test_what_no_broker_takes_is_announced_and_holds_nothing_up(self):
+        self._put(0, 1, 2)
+        error = exceptions.CannotBeSent('too large')
+        notifier = _Notifier(poison=1, error=error)
+        self._start(notifier)
+        self.assertTrue(notifier.wait(3))
+        self.assertEqual([0, 2, 'isolation.lost'], notifier.received)
+        self.assertEqual(1, self.sender.given_up)
+        poison = self.journal.entries(limit=2)[1]
+        self.assertEqual('too large', poison.failure)
+
+    def test_an_error_that_nobody_knows_is_tried_again_but_not_for_ever(self):
+        self._put(0, 1, 2)
+        notifier = _Notifier(poison=1, error=TypeError('a set is no JSON'))
+        with mock.patch.object(sender, '_FIRST_PAUSE', 0.001):
+            self._start(notifier)
+            self.assertTrue(notifier.wait(3))
+        self.assertEqual([0, 2, 'isolation.lost'], notifier.received)
+        # six of the one, and each of the others
+        self.assertEqual(9, len(notifier.attempts))
+        poison = self.journal.entries(limit=2)[1]
+        self.assertIn('a set is no JSON', poison.failure)
+
+    def test_a_broker_that_is_away_is_no_event_s_fault(self):
+        self._put(0)
+        notifier = _Notifier(away=50)
+        with (
+            mock.patch.object(sender, '_FIRST_PAUSE', 0.001),
+            mock.patch.object(sender, '_LONGEST_PAUSE', 0.001),
+        ):
+            self._start(notifier)
+            self.assertTrue(notifier.wait(1))
+        self.assertEqual([0], notifier.received)
+        self.assertEqual(0, self.sender.given_up)
+
+    def test_a_journal_that_cannot_be_read_is_tried_again(self):
         self._put(0)
         notifier = _Notifier()
-        real = self.spool.entries
+        real = self.journal.unsent(10)
         with (
             mock.patch.object(sender, '_FIRST_PAUSE', 0.01),
             mock.patch.object(
-                self.spool,
-                'entries',
+                self.journal,
+                'unsent',
                 autospec=True,
-                side_effect=[OSError('no'), ValueError('bug'), real()],
+                side_effect=[
+                    exceptions.JournalUnavailable('no'),
+                    ValueError('bug'),
+                    real,
+                    [],
+                ],
             ),
         ):
             self._start(notifier)
             self.assertTrue(notifier.wait(1))
             self.sender.stop(10)
+        self.assertEqual([0], notifier.received)
+
+    def test_what_cannot_be_marked_is_not_sent_again(self):
+        self._put(0, 1)
+        notifier = _Notifier()
+        real = self.journal.mark_sent
+        marked = []
+
+        def mark_sent(seqs):
+            marked.append(list(seqs))
+            if len(marked) < 4:
+                raise exceptions.JournalUnavailable('the disk is full')
+            real(seqs)
+
+        with (
+            mock.patch.object(sender, '_FIRST_PAUSE', 0.01),
+            mock.patch.object(self.journal, 'mark_sent', mark_sent),
+        ):
+            self._start(notifier)
+            self.assertTrue(notifier.wait(2))
+            self.sender.stop(10)
+        self.assertEqual([0, 1], notifier.received)
+        self.assertEqual(0, self.journal.depth())
+
+    def test_what_is_there_when_it_stops_is_sent(self):
+        notifier = _Notifier()
+        self._start(notifier)
+        for number in range(20):
+            self._put(number)
+            self.sender.wake()
+        self.sender.stop(10)
+        self.assertEqual(list(range(20)), notifier.received)
+        self.assertEqual(0, self.journal.depth())
 
     def test_it_stops_while_it_pauses(self):
         self._put(0)
@@ -172,7 +276,7 @@ class SenderTestCase(base.BaseTestCase):
         begun = time.monotonic()
         self.sender.stop(10)
         self.assertLess(time.monotonic() - begun, 1)
-        self.assertEqual(1, len(list(self.spool.entries())))
+        self.assertEqual(1, self.journal.depth())
 
     def test_a_broker_that_hangs_does_not_hold_up_the_end(self):
         self._put(0)
