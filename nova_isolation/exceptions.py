@@ -129,3 +129,23 @@ class SpoolFull(IsolationError):
 
 class NotSent(IsolationError):
     """The broker did not confirm an event; it has to be sent again."""
+
+
+class CannotBeSent(IsolationError):
+    """No attempt to send an event can succeed: it is to be put aside."""
+
+
+class InvalidRequest(IsolationError):
+    """What a client of the agent asks for cannot be answered as it is."""
+
+
+class NoAnswer(IsolationError):
+    """The agent of a host did not answer."""
+
+
+class JournalUnavailable(IsolationError):
+    """The journal cannot be read or written now; nothing of it is lost."""
+
+
+class IncompatibleJournal(IsolationError):
+    """The journal was written by a newer nova-isolation."""

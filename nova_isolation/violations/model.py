@@ -317,17 +317,42 @@ class Repeats:
         }
 
 
+# What the event that begins a folding of kinds has at its end.
+_TOO_MANY = (
+    '; too many kinds for one guest, the next ones are summed up in one event'
+)
+
+
+def repeated(first: str, who: str, repeats: Repeats) -> str:
+    """Tell in one sentence how often an attempt was repeated.
+
+    :param first: the summary of the first of the kind
+    :param who: the guest, as :meth:`Instance.words` names it
+    :param repeats: of which ``of`` is that first event
+    :returns: the summary of the repeats
+    """
+    between = f'from {iso(repeats.first)} to {iso(repeats.last)}'
+    if repeats.kinds:
+        return (
+            f'{who} tried {repeats.count} times more, in at least '
+            f'{repeats.kinds} kinds that are not reported one by one, '
+            f'{between}'
+        )
+    return f'{first}; {repeats.count} times more, {between}'
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """What the attempt was aimed at.
 
     :ivar path: the file, or None when it was none
     :ivar kind: ``disk``, ``volume``, ``image cache``, ``config drive``,
-        ``nvram``, ``vtpm``, ``console``, ``vhost-user socket``, ``instance
-        directory``, ``libvirt state``, ``device``, ``host file``, ``unnamed
-        file`` (a file of which the kernel could not tell the whole path), or
-        without a path: ``process``, ``socket``, ``network``, ``host
-        service``, ``capability``, ``profile``, ``unknown``
+        ``nvram``, ``vtpm``, ``console``, ``vhost-user socket``, ``memory``,
+        ``filesystem``, ``instance directory``, ``libvirt state``, ``device``,
+        ``host file``, ``unnamed file`` (a file of which the kernel could not
+        tell the whole path), or without a path: ``process``, ``socket``,
+        ``network``, ``host service``, ``capability``, ``profile``,
+        ``unknown``
     :ivar owner: the guest that it belongs to, which may be the very one that
         tried; None when it belongs to none
     :ivar name: of a host service or a process what it is, e.g. ``RabbitMQ at
@@ -399,20 +424,10 @@ class Violation:
             writing the disk PATH of instance vm2 (UUID) of project evil:
             denied``
         """
-        repeats = self.repeats
-        if repeats.kinds:
-            return (
-                f'{self.instance.words()} tried {repeats.count} times more, in '
-                f'at least {repeats.kinds} kinds that are not reported one by '
-                f'one, from {iso(repeats.first)} to {iso(repeats.last)}'
-            )
         words = self._words()
-        if repeats.of is None:
-            return words
-        return (
-            f'{words}; {repeats.count} times more, from {iso(repeats.first)} '
-            f'to {iso(repeats.last)}'
-        )
+        if self.repeats.of is None:
+            return f'{words}{_TOO_MANY}' if self.repeats.kinds else words
+        return repeated(words, self.instance.words(), self.repeats)
 
     @property
     def priority(self) -> str:
@@ -763,5 +778,54 @@ class Agent:
             'instance': None,
             'version': self.version,
             'boot_id': self.boot_id,
+            'summary': self.summary(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Canary:
+    """The agent's own denial came back from the kernel: the way is open.
+
+    One comes when the agent has started, and then every ``[isolation]
+    canary_interval`` seconds. Whoever misses it at the other end knows that
+    the silence of this host is none. It is about the host: ``instance`` is
+    null. Keys of the payload beside those of every event:
+
+    ``token``
+        the word by which the record was recognised
+    ``tried``
+        when the agent tried what is denied
+    ``summary``
+        all of it in one sentence
+    """
+
+    event_type: ClassVar[str] = 'isolation.agent.canary'
+    priority: ClassVar[str] = 'info'
+
+    host: str
+    token: str
+    tried: datetime.datetime
+    id: str = dataclasses.field(default_factory=new_id)
+    time: datetime.datetime = dataclasses.field(default_factory=now)
+
+    def summary(self) -> str:
+        """Tell it in one sentence.
+
+        :returns: e.g. ``a denial of the agent's own on host cmp1 was heard``
+        """
+        return f"a denial of the agent's own on host {self.host} was heard"
+
+    def payload(self) -> Payload:
+        """Write the notification's payload.
+
+        :returns: the keys above
+        """
+        return {
+            'id': self.id,
+            'host': self.host,
+            'time': iso(self.time),
+            'instance': None,
+            'token': self.token,
+            'tried': iso(self.tried),
             'summary': self.summary(),
         }

@@ -49,7 +49,8 @@ class Consumer(fixtures.Fixture):
             [self],
             executor='threading',
         )
-        listener.start()
+        # one after the other: several threads would change their order
+        listener.start(override_pool_size=1)
         self.addCleanup(listener.wait)
         self.addCleanup(listener.stop)
 
@@ -66,6 +67,18 @@ class Consumer(fixtures.Fixture):
         with self._changed:
             self.received.append(notification)
             self._changed.notify_all()
+
+    def wait_for(self, condition, timeout=30):
+        """Wait until what has arrived satisfies something.
+
+        :param condition: called with ``received``
+        :param timeout: seconds
+        :returns: what it returned last
+        """
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: condition(self.received), timeout
+            )
 
     def wait(self, count, timeout=30):
         """Wait until so many notifications have arrived.

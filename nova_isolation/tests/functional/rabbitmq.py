@@ -31,9 +31,11 @@ import fixtures
 
 # not the wrapper of the package, which becomes the user rabbitmq
 _SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server'
+_CONTROL = '/usr/lib/rabbitmq/bin/rabbitmqctl'
 # Seconds; some four on a machine with nothing else to do.
 _START = 90
 _STOP = 30
+_CONTROLLED = 60
 
 
 class RabbitMQ(fixtures.Fixture):
@@ -42,7 +44,16 @@ class RabbitMQ(fixtures.Fixture):
     What durable queues hold outlives a stop.
 
     :ivar url: the transport URL for oslo.messaging
+    :ivar port: where it listens on loopback
     """
+
+    def __init__(self, configuration=''):
+        """Name what the broker's configuration has.
+
+        :param configuration: lines of rabbitmq.conf
+        """
+        super().__init__()
+        self._configuration = configuration
 
     def _setUp(self):
         if not os.path.exists(_SERVER):
@@ -51,11 +62,11 @@ class RabbitMQ(fixtures.Fixture):
             )
         self._home = pathlib.Path(tempfile.mkdtemp(prefix='rabbitmq-'))
         self.addCleanup(shutil.rmtree, self._home, ignore_errors=True)
-        self._port, distribution, mapper = _free_ports(3)
-        self.url = f'rabbit://guest:guest@127.0.0.1:{self._port}/'
+        self.port, distribution, mapper = free_ports(3)
+        self.url = f'rabbit://guest:guest@127.0.0.1:{self.port}/'
         (self._home / 'plugins').write_text('[].\n')
         (self._home / 'environment').touch()
-        (self._home / 'rabbitmq.conf').touch()
+        (self._home / 'rabbitmq.conf').write_text(self._configuration)
         self._environ = {
             'PATH': os.environ['PATH'],
             'LANG': 'C.UTF-8',
@@ -70,9 +81,9 @@ class RabbitMQ(fixtures.Fixture):
             'RABBITMQ_LOGS': '-',
             'RABBITMQ_LOG_BASE': str(self._home / 'log'),
             'RABBITMQ_MNESIA_BASE': str(self._home / 'db'),
-            'RABBITMQ_NODENAME': f'test{self._port}@localhost',
+            'RABBITMQ_NODENAME': f'test{self.port}@localhost',
             'RABBITMQ_NODE_IP_ADDRESS': '127.0.0.1',
-            'RABBITMQ_NODE_PORT': str(self._port),
+            'RABBITMQ_NODE_PORT': str(self.port),
             'RABBITMQ_PID_FILE': str(self._home / 'pid'),
             'RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS': (
                 '-kernel inet_dist_use_interface {127,0,0,1} +S 1:1'
@@ -126,6 +137,36 @@ class RabbitMQ(fixtures.Fixture):
         finally:
             self.kill()
 
+    def ctl(self, *arguments):
+        """Run rabbitmqctl for this broker.
+
+        :param arguments: its command and what belongs to it
+        :returns: what it printed, in tables without decoration
+        """
+        done = subprocess.run(
+            [_CONTROL, '--quiet', *arguments],
+            env=self._environ,
+            cwd=self._home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_CONTROLLED,
+        )
+        if done.returncode:
+            raise RuntimeError(
+                f'rabbitmqctl {" ".join(arguments)}: {done.stdout}'
+                f'{done.stderr}'
+            )
+        return done.stdout
+
+    def freeze(self):
+        """Stop all its processes where they are; connections stay open."""
+        os.killpg(self._server.pid, signal.SIGSTOP)
+
+    def thaw(self):
+        """Let it go on after :meth:`freeze`."""
+        os.killpg(self._server.pid, signal.SIGCONT)
+
     @property
     def running(self):
         """Whether it was started and neither stopped nor killed."""
@@ -141,7 +182,12 @@ class RabbitMQ(fixtures.Fixture):
         self._server = None
 
 
-def _free_ports(count):
+def free_ports(count):
+    """Find ports of loopback that nobody listens to.
+
+    :param count: how many
+    :returns: a list of them
+    """
     with contextlib.ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_server(('127.0.0.1', 0)))
