@@ -80,7 +80,10 @@ class GrantsTestCase(base.BaseTestCase):
         self.useFixture(
             fixtures.MonkeyPatch(
                 'nova_isolation.hostfacts._mode',
-                lambda path: os.stat(path) and kinds[os.path.basename(path)],
+                lambda path: (
+                    os.stat(path)
+                    and kinds.get(os.path.basename(path), stat.S_IFDIR)
+                ),
             )
         )
         (self.dev / 'disk').mkdir(parents=True)

@@ -1,0 +1,474 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The verifier: a running guest that loses its label or mode is noticed.
+
+Only the kernel is asked, by the label of the process that libvirt's pid file
+names (:mod:`nova_isolation.processes`). The label is always that of the
+profile's newest version, with its mode: after ``aa-complain`` it reads
+``libvirt-UUID (complain)``, and when the profile was removed ``unconfined``
+(``apparmor_getprocattr()``, ``__aa_proxy_redirect()``). One thing it does not
+show: ``/sys/module/apparmor/parameters/mode``, which only root may read. The
+canary tells.
+
+A guest that starts gives no false alarm: its process takes the label before it
+executes QEMU, and before that its command line is not the guest's.
+"""
+
+from collections.abc import Callable, Iterable
+import dataclasses
+import re
+import threading
+import time
+from typing import Any
+
+from oslo_log import log
+
+from nova_isolation.apparmor import kernel
+from nova_isolation.apparmor import policy
+from nova_isolation.audit import attribution
+from nova_isolation import exceptions
+from nova_isolation import processes
+from nova_isolation.violations import model
+
+LOG = log.getLogger(__name__)
+
+_SELINUX = '/sys/fs/selinux/enforce'
+
+# Of how many guests all threads are looked at in one round; of the others the
+# first one.
+_THOROUGH = 20
+# Seconds for which the process of a guest may not be there yet.
+_GRACE = 30.0
+# Seconds between a record about a profile and the look at its guest: the
+# kernel writes it before it is done, and of a teardown many at once.
+_SOON = 0.1
+# More guests than that at once are a round of all.
+_SINGLY = 200
+# Of a process, in an answer.
+_THREADS = 500
+
+_OPERATIONS = ('profile_load', 'profile_replace', 'profile_remove')
+# of libvirt's svirt_t and svirt_tcg_t, with the guest's two categories
+_SVIRT = re.compile(r'[^:]+:[^:]+:svirt(_tcg)?_t:s0:c\d+,c\d+')
+
+# uuid, name and libvirt's id of a running domain
+Running = tuple[str, str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What is wrong with a guest's labels.
+
+    :ivar expected: the label that it should have
+    :ivar found: what was found
+    :ivar reason: what that means, and what is to be done
+    """
+
+    expected: str
+    found: str
+    reason: str
+
+
+# Of a guest of which nothing can be said yet.
+_UNKNOWN = Verdict('', '', '')
+
+
+def judge(
+    uuid: str,
+    labels: Iterable[str],
+    *,
+    complain: bool = False,
+    selinux: bool | None = None,
+) -> Verdict | None:
+    """Tell what is wrong with the labels of a guest's process.
+
+    :param uuid: the guest's
+    :param labels: of its threads, with their modes
+    :param complain: ``[isolation] mode = complain``: what is less than that,
+        is wrong
+    :param selinux: whether SELinux enforces; None on a host without it
+    :returns: None when nothing is wrong
+    """
+    if selinux is not None:
+        return _judge_context(labels, selinux)
+    profile = policy.profile_name(uuid)
+    accepted = {f'{profile} (enforce)'}
+    expected = f'{profile} ({"complain" if complain else "enforce"})'
+    wrong = sorted(set(labels) - accepted - {expected})
+    if not wrong:
+        return None
+    found = ', '.join(label or 'no label' for label in wrong)
+    return Verdict(expected, found, _reason(profile, wrong))
+
+
+def _reason(profile: str, wrong: list[str]) -> str:
+    again = 'reboot the server hard'
+    if '' in wrong:
+        return (
+            'the kernel runs without AppArmor, and nothing confines it: boot '
+            'the host with "apparmor=1 security=apparmor"'
+        )
+    if 'unconfined' in wrong:
+        return (
+            f'nothing confines its process: the profile {profile} was removed '
+            'from the kernel (aa-teardown, aa-remove-unknown, apparmor_parser '
+            f'-R). To load it again does not help a process that runs: {again}'
+        )
+    if wrong == [f'{profile} (complain)']:
+        return (
+            f'its profile {profile} is in complain mode, and keeps it from '
+            f'nothing: {again}, or aa-enforce the profile; when all guests '
+            'are to be so, set [isolation] mode = complain'
+        )
+    return (
+        f'its process, or a thread of it, does not run under {profile} in '
+        f'enforce mode: {again}'
+    )
+
+
+def _judge_context(labels: Iterable[str], enforcing: bool) -> Verdict | None:
+    expected = 'a context of svirt_t with two categories, enforcing'
+    if not enforcing:
+        return Verdict(
+            expected,
+            'SELinux is permissive',
+            'SELinux keeps it from nothing since "setenforce 0": setenforce 1',
+        )
+    wrong = sorted({w for w in labels if not _SVIRT.fullmatch(w)})
+    if not wrong:
+        return None
+    return Verdict(
+        expected,
+        ', '.join(label or 'no label' for label in wrong),
+        'its process does not have a context of its own: set security_driver '
+        '= "selinux" in qemu.conf and reboot the server hard',
+    )
+
+
+@dataclasses.dataclass
+class _Guest:
+    """What is known of a guest from round to round.
+
+    :ivar id: libvirt's
+    :ivar since: monotonic time at which it was first seen running
+    :ivar process: of its QEMU, None as long as it was not found
+    :ivar told: what was found wrong when that was last reported
+    """
+
+    id: int
+    since: float
+    process: processes.Process | None = None
+    told: str = ''
+
+
+class Verifier:
+    """Looks at all running guests, every so many seconds."""
+
+    def __init__(
+        self,
+        host: str,
+        running: Callable[[], Iterable[Running]],
+        report: Callable[[model.Unconfined], None],
+        *,
+        runtime_directory: str,
+        mode: str,
+        interval: float,
+        describe: Callable[[str], model.Instance] = model.Instance,
+    ) -> None:
+        """Connect the parts; nothing runs yet.
+
+        :param host: the name of this host, for the events
+        :param running: names the running guests, without waiting
+        :param report: takes an event, once for each change
+        :param runtime_directory: ``[isolation] libvirt_runtime_directory``
+        :param mode: ``[isolation] mode``; with ``off`` nothing is looked at
+        :param interval: ``[isolation] verify_interval``
+        :param describe: names a guest by its uuid, without waiting
+        """
+        self._host = host
+        self._running = running
+        self._report = report
+        self._runtime = runtime_directory
+        self._mode = mode
+        self._interval = interval
+        self._describe = describe
+        self._guests: dict[str, _Guest] = {}
+        self._turn = 0
+        self._looked: float | None = None
+        self._lasted = 0.0
+        self._condition = threading.Condition()
+        self._urgent: set[str] = set()
+        self._soon = float('inf')
+        self._stopped = False
+        self._beat: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(
+            target=self._run, name='verifier', daemon=True
+        )
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread, for who watches over it."""
+        return self._thread
+
+    def start(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Start.
+
+        :param beat: called after each round
+        """
+        self._beat = beat
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Stop.
+
+        :param timeout: seconds to wait at most
+        """
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def on_status(self, operation: str | None, profile: str | None) -> None:
+        """Take an audit record about a change of policy; from any thread.
+
+        What was done to the profile decides nothing: nova-compute and
+        libvirtd replace profiles, too. Its guest is looked at at once.
+
+        :param operation: e.g. ``profile_remove``
+        :param profile: the ``name`` of the record
+        """
+        if operation not in _OPERATIONS or profile is None:
+            return
+        uuid = attribution.subject(profile)
+        if uuid is None:
+            return
+        with self._condition:
+            if not self._urgent:
+                self._soon = time.monotonic() + _SOON
+            if len(self._urgent) <= _SINGLY:
+                self._urgent.add(uuid)
+            self._condition.notify_all()
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while True:
+            with self._condition:
+                while not self._stopped:
+                    now = time.monotonic()
+                    pause = min(due, self._soon) - now
+                    if pause <= 0:
+                        break
+                    self._condition.wait(pause)
+                if self._stopped:
+                    return
+                urgent, self._urgent = self._urgent, set()
+                self._soon = float('inf')
+            try:
+                if now >= due or len(urgent) > _SINGLY:
+                    due = now + self._interval
+                    self.look()
+                else:
+                    self.look(urgent)
+            except Exception:
+                LOG.exception('Looking at the labels of the guests failed')
+            self._beat()
+
+    def look(self, only: Iterable[str] | None = None) -> None:
+        """Look at the guests, and report what has changed.
+
+        :param only: uuids, by default all that run
+        """
+        if self._mode == 'off':
+            return
+        began = time.monotonic()
+        running = {u: (name, number) for u, name, number in self._running()}
+        selinux = _selinux()
+        for uuid in set(self._guests) - set(running):
+            del self._guests[uuid]
+        if only is None:
+            thorough = self._next_turn(len(running))
+            for index, (uuid, (name, number)) in enumerate(running.items()):
+                self._look_at(uuid, name, number, selinux, index in thorough)
+            self._looked = time.time()
+            self._lasted = time.monotonic() - began
+            return
+        for uuid in only:
+            if uuid in running:
+                self._look_at(uuid, *running[uuid], selinux, True)
+
+    def _next_turn(self, count: int) -> range:
+        """Take those of whom all threads are looked at in this round."""
+        first = self._turn if self._turn < count else 0
+        self._turn = first + _THOROUGH
+        return range(first, self._turn)
+
+    def _look_at(
+        self,
+        uuid: str,
+        name: str,
+        number: int,
+        selinux: bool | None,
+        thorough: bool,
+    ) -> None:
+        guest = self._guests.get(uuid)
+        if guest is None or guest.id != number:
+            # another life of it, with another process
+            guest = self._guests[uuid] = _Guest(number, time.monotonic())
+        thorough = thorough or bool(guest.told) or guest.process is None
+        verdict = self._examine(uuid, name, guest, selinux, thorough)
+        if verdict is not _UNKNOWN:
+            self._tell(uuid, guest, verdict)
+
+    def _examine(
+        self,
+        uuid: str,
+        name: str,
+        guest: _Guest,
+        selinux: bool | None,
+        thorough: bool,
+    ) -> Verdict | None:
+        """Tell what is wrong with a guest; _UNKNOWN when that may be nothing.
+
+        Only a label that is wrong is worth a look at whose it is: a later
+        process with the same number that has the guest's label is no harm.
+        """
+        if guest.process is not None:
+            labels = _labels(guest.process, thorough)
+            verdict = self._judge(uuid, labels, selinux)
+            if (labels and verdict is None) or processes.is_same(
+                guest.process
+            ):
+                return verdict
+        try:
+            process = processes.find(self._runtime, name, uuid)
+        except exceptions.NotConfined as e:
+            # it was there and has ended, which libvirtd may tell later
+            ended = guest.process is not None
+            if ended or time.monotonic() - guest.since < _GRACE:
+                return _UNKNOWN
+            return self._not_found(uuid, e.message)
+        guest.process = process
+        verdict = self._judge(uuid, _labels(process, thorough), selinux)
+        return verdict if processes.is_same(process) else _UNKNOWN
+
+    def _judge(
+        self, uuid: str, labels: Iterable[str], selinux: bool | None
+    ) -> Verdict | None:
+        complain = self._mode == 'complain'
+        return judge(uuid, labels, complain=complain, selinux=selinux)
+
+    def _not_found(self, uuid: str, fault: str) -> Verdict:
+        return Verdict(
+            f'{policy.profile_name(uuid)} (enforce)',
+            'its process was not found',
+            f'nothing can be said of it: {fault}. libvirt calls it running; '
+            'when it is, look whether /proc is hidden from the agent '
+            '(hidepid, ProtectProc=), and reboot the server hard',
+        )
+
+    def _tell(self, uuid: str, guest: _Guest, verdict: Verdict | None) -> None:
+        if verdict is None:
+            if guest.told:
+                guest.told = ''
+                LOG.info('Instance %s is confined again', uuid)
+            return
+        if guest.told == verdict.found:
+            return
+        guest.told = verdict.found
+        pid = guest.process.pid if guest.process else None
+        event = model.Unconfined(
+            host=self._host,
+            instance=self._describe(uuid),
+            pid=pid,
+            expected=verdict.expected,
+            found=verdict.found,
+            reason=verdict.reason,
+        )
+        self._report(event)
+
+    def verify(self, uuid: str) -> dict[str, Any]:
+        """Look at one guest now, and tell all; from any thread.
+
+        :param uuid: the guest's
+        :returns: plain JSON types. ``uuid``; ``running``: whether libvirt
+            says that it runs; ``pid`` of its QEMU or None; ``expected``: the
+            label; ``threads``: {thread id: label}, of 500 at most;
+            ``confined``: whether all is as expected, None of one that does
+            not run; ``reason`` why not, or ''
+        """
+        expected = f'{policy.profile_name(uuid)} (enforce)'
+        answer: dict[str, Any] = {
+            'uuid': uuid,
+            'running': False,
+            'pid': None,
+            'expected': expected,
+            'threads': {},
+            'confined': None,
+            'reason': 'no such guest runs on this host',
+        }
+        names = [name for known, name, _ in self._running() if known == uuid]
+        if not names:
+            return answer
+        answer['running'] = True
+        try:
+            process = processes.find(self._runtime, names[0], uuid)
+        except exceptions.NotConfined as e:
+            return {**answer, 'confined': False, 'reason': e.message}
+        labels = kernel.labels(process.pid)
+        verdict = self._judge(uuid, labels.values(), _selinux())
+        if not labels or not processes.is_same(process):
+            return {**answer, 'reason': 'its process has just ended'}
+        return {
+            **answer,
+            'pid': process.pid,
+            'expected': verdict.expected if verdict else expected,
+            'threads': {
+                str(thread): labels[thread]
+                for thread in sorted(labels)[:_THREADS]
+            },
+            'confined': verdict is None,
+            'reason': verdict.reason if verdict else '',
+        }
+
+    def status(self) -> dict[str, Any]:
+        """Tell how it is; from any thread.
+
+        :returns: ``guests``: how many were looked at; ``unconfined``: how
+            many of them are; ``last``: when the last round was, seconds since
+            1970, or None; ``seconds`` that it lasted
+        """
+        guests = list(self._guests.values())
+        return {
+            'guests': len(guests),
+            'unconfined': sum(bool(guest.told) for guest in guests),
+            'last': self._looked,
+            'seconds': self._lasted,
+        }
+
+
+def _labels(process: processes.Process, thorough: bool) -> set[str]:
+    """Read the label of the first thread, or of all; empty when it is gone."""
+    if thorough:
+        return set(kernel.labels(process.pid).values())
+    label = kernel.label(process.pid)
+    return set() if label is None else {label}
+
+
+def _selinux() -> bool | None:
+    """Tell whether SELinux enforces, None when this kernel has it not."""
+    try:
+        with open(_SELINUX) as f:
+            return f.read().strip() == '1'
+    except OSError:
+        return None
