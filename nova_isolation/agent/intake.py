@@ -10,257 +10,888 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""From the kernel to the spool: two threads with a bounded queue between them.
+"""From the kernel's records to the journal: one worker, in turns.
 
-The reader does nothing but read, so that the kernel's buffer does not run
-over; the worker understands, attributes and writes. What is lost on the way is
-counted, and the log says so.
+A turn takes what was read, folds what repeats, attributes what is new, and
+writes all of it in one durable transaction, together with how far it has come
+in the kernel's numbers. So whatever ends the agent, the next one goes on just
+there: what was not written it takes from where the host keeps its audit
+records, or it announces that it may be lost.
 """
 
-import collections
-from collections.abc import Callable
-import queue
+from collections.abc import Callable, Collection, Sequence
+import dataclasses
+import datetime
+import json
 import threading
 import time
-from typing import Protocol
+from typing import Any, Protocol
+import uuid as uuid_module
 
 from oslo_log import log
 
+from nova_isolation.agent import catching
+from nova_isolation.agent import ledger as agent_ledger
+from nova_isolation.agent import reader as agent_reader
 from nova_isolation.agent import report
+from nova_isolation.audit import attempts
 from nova_isolation.audit import attribution
+from nova_isolation.audit import backfill
+from nova_isolation.audit import classification
+from nova_isolation.audit import lines
 from nova_isolation.audit import records
+from nova_isolation.audit import serials
 from nova_isolation import exceptions
+from nova_isolation.violations import coalescing
+from nova_isolation.violations import journal as violations_journal
 from nova_isolation.violations import model
-from nova_isolation.violations import spool as violations_spool
 
 LOG = log.getLogger(__name__)
 
-# Records; with the longest names of the kernel some 90 MB, as a rule 4.
-_QUEUE = 10000
-# Seconds after which each thread looks whether it has to stop.
+#: the name of the journal's value that says how far the agent has come
+POSITION = 'position'
+_NAMESPACE = uuid_module.UUID('a3b4c0de-6b0e-5b6e-9d2b-6d1f0f9b1a57')
+
+# All in seconds. Until the thread looks whether it is to stop, and what is
+# due.
 _TICK = 0.2
-# Seconds that an event waits for libvirt at most.
-_PATIENCE = 2.0
-# Seconds for which a guest that libvirt does not know is not asked for again,
-# and how many of them are kept.
-_UNKNOWN = 10.0
-_UNKNOWNS = 1000
+# For what the kernel writes when a system call ends, on hosts where it does:
+# where an event had such an end not long ago.
+_AFTERTHOUGHT = 0.003
+_AUDITED = 3600.0
+# For libvirt to tell who a guest is that the agent does not know, because it
+# has just been started.
+_PATIENCE = 1.0
+# Between two writes of how far it has come, when nothing else is written.
+_POSITION = 5.0
+# For what happened while no agent was there, before what happens now.
+_FIRST = 10.0
+# Between two looks for what was not heard.
+_BETWEEN = 5.0
+# Between two attempts on a journal that cannot be written: each goes through
+# all that waits.
+_AGAIN = 1.0
+# Between two lines of the log about the agent's own faults.
+_PAUSE = 5.0
+
+# Events that wait while the journal cannot be written.
+_WAITING = 5000
+# Numbers of events that were taken from a file: when the socket still brings
+# them, they are not counted again.
+_TAKEN = 100_000
+
+_CAUSES = {
+    'agent': 'the agent was not there when they were recorded',
+    'socket': (
+        'audit records came more quickly than the agent could read them (a '
+        'larger [isolation] audit_buffer helps), or the kernel dropped them '
+        '(auditctl -s: lost, rate_limit)'
+    ),
+}
 
 
-class Source(Protocol):
-    """Where records come from: an audit socket, or a test."""
+class Reader(Protocol):
+    """Gives records: :class:`nova_isolation.agent.reader.Reader`."""
 
-    overruns: int
+    def take(self, timeout: float) -> Sequence[tuple[int, bytes]]:
+        """Take what was read, after waiting for it so many seconds.
 
-    def read(self, timeout: float) -> tuple[int, bytes] | None:
-        """Wait for the next record, at most so many seconds."""
+        :data:`agent_reader.OVERRUN` stands where records are missing.
+        """
+
+    def __len__(self) -> int:
+        """How many records wait."""
 
 
 class Guests(Protocol):
-    """Who knows the guests: :class:`nova_isolation.agent.domains.Domains`."""
+    """Knows the guests: :class:`nova_isolation.agent.domains.Domains`."""
 
     @property
     def table(self) -> attribution.Table:
         """The newest table, without waiting."""
 
-    def stale(self) -> bool:
-        """Tell whether a newer table could be worth its cost."""
-
     def fresh(self, timeout: float) -> attribution.Table:
-        """Wait for a newer table, at most so many seconds."""
+        """Ask for a newer one, and wait for it so many seconds."""
 
 
-class Tally:
-    """Counts what was lost, and tells the log at most once per second."""
+class Canary(Protocol):
+    """Knows the agent's own denials: :mod:`nova_isolation.agent.canary`."""
 
-    def __init__(self, words: str) -> None:
-        """Start at zero.
+    def heard(self, comm: str | None) -> model.Event | None:
+        """Take a record of the canary's profile; give the event of it."""
 
-        :param words: a log message with two ``%d``: how many were lost since
-            the last message, and since the start
-        """
-        self._words = words
-        self._cause = ''
-        self._told = 0
-        self._last = float('-inf')
-        self.total = 0
+    def journaled(self, event_id: str) -> None:
+        """Take note that an event is in the journal."""
 
-    def add(self, count: int = 1, cause: str = '') -> None:
-        """Count.
 
-        :param count: how many were lost now
-        :param cause: why, where it is not always the same
-        """
-        self.total += count
-        self._cause = f': {cause}' if cause else ''
-        self.tell()
+class History(Protocol):
+    """Has the past: :class:`nova_isolation.audit.backfill.Backfill`."""
 
-    def tell(self) -> None:
-        """Log what was not logged yet, when a second has passed."""
-        now = time.monotonic()
-        if self.total > self._told and now - self._last >= 1:
-            words = self._words % (self.total - self._told, self.total)
-            LOG.error('%s%s', words, self._cause)
-            self._told, self._last = self.total, now
+    def read(
+        self,
+        since_millis: int,
+        is_wanted: Callable[[int, int], bool],
+        missing: Sequence[range] = (),
+    ) -> backfill.Reading:
+        """Read what was recorded since a time."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Denied:
+    """A denial on its way.
+
+    :ivar line: whether the record came from a file, not from the kernel
+    :ivar context: what other records of the same event say
+    :ivar id: of its event, when it is the first of a kind
+    :ivar repeats: likewise
+    :ivar until: when it is reported even if nobody knows its guest
+    """
+
+    record: records.Record
+    line: bool = False
+    context: dict[str, str] = dataclasses.field(default_factory=dict)
+    id: str = ''
+    repeats: model.Repeats | None = None
+    until: float = 0.0
 
 
 class Intake:
-    """Reads denials of guests and puts them into the spool."""
+    """Understands, folds, attributes and writes."""
 
     def __init__(
         self,
-        source: Source,
-        guests: Guests,
-        spool: violations_spool.Spool,
         host: str,
+        reader: Reader,
+        guests: Guests,
+        journal: violations_journal.Journal,
+        coalescer: coalescing.Coalescer,
+        ledger: agent_ledger.Ledger,
+        history: History,
+        canary: Canary,
+        *,
+        canary_profile: str,
+        judge: classification.Judge | None,
+        on_status: Callable[[records.Record], None],
         wake: Callable[[], None],
     ) -> None:
         """Connect the parts; nothing runs yet.
 
-        :param source: where records come from
-        :param guests: knows the guests
-        :param spool: where events go
         :param host: the name of this host
-        :param wake: called when an event is in the spool
+        :param reader: gives records
+        :param guests: knows the guests
+        :param journal: where events go
+        :param coalescer: knows what was reported a short while ago
+        :param ledger: counts
+        :param history: has what was not heard
+        :param canary: knows the agent's own denials
+        :param canary_profile: the profile of these
+        :param judge: asks the kernel what a profile grants, None where it
+            does not answer
+        :param on_status: told of records that are about profiles and modes
+        :param wake: called when new events are in the journal
         """
-        self._source = source
-        self._guests = guests
-        self._spool = spool
         self._host = host
+        self._reader = reader
+        self._guests = guests
+        self._journal = journal
+        self._coalescer = coalescer
+        self._ledger = ledger
+        self._history = history
+        self._canary = canary
+        self._canary_profile = canary_profile
+        self._judge = judge
+        self._on_status = on_status
         self._wake = wake
-        self._queue: queue.Queue[tuple[int, bytes]] = queue.Queue(_QUEUE)
-        self._unknown: collections.OrderedDict[str, float] = (
-            collections.OrderedDict()
-        )
+
+        self._boot = backfill.boot_id()
+        self._serials = serials.Serials(self._boot)
+        # milliseconds of the last record
+        self._seen = int(time.time() * 1000)
+        # when the socket ran over, as long as nobody has looked for the rest
+        self._overrun: float | None = None
+        # the number of the last denial; when one had an end
+        self._last = -1
+        self._audited = float('-inf')
+        # what was not heard
+        self._recovered = False
+        self._catching: catching.Catching | None = None
+        self._caught = float('-inf')
+        self._stage = 'socket'
+        self._certain = True
+        self._taken: set[int] = set()
+        # the last of these, and the last one that the socket has brought
+        self._newest = 0
+        self._heard: int | None = None
+        # the number after the last one that an earlier agent heard
+        self._next: int | None = None
+        # of the boot before, what the agent of then had handled
+        self._before: tuple[int, serials.Serials] | None = None
+        # denials of this turn, or that an earlier one or an earlier agent has
+        # left; those of which the guest is not known yet; events that are not
+        # in the journal yet
+        self._left: list[_Denied] = []
+        self._held: list[_Denied] = []
+        self._entries: list[violations_journal.Entry] = []
+        self._given: list[violations_journal.Entry] = []
+        self._lock = threading.Lock()
+        # of the journal: ids of windows that are damaged there
+        self._unreadable: dict[str, None] = {}
+        self._written = float('-inf')
+        self._moved = False
+        self._holding = False
+        self._unwritable = ''
+        self._again = float('-inf')
+        self._complained = float('-inf')
+
+        self._beat: Callable[[], None] = lambda: None
         self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=target, name=name, daemon=True)
-            for name, target in (
-                ('reader', self._read),
-                ('worker', self._work),
-            )
-        ]
-        self.overruns = Tally(
-            'The kernel dropped audit records %d times (%d since the start), '
-            'they came too quickly: denials of that moment are missing. A '
-            'larger net.core.rmem_max helps.'
-        )
-        self.dropped = Tally(
-            '%d audit records (%d since the start) were dropped, they came '
-            'more quickly than they could be reported'
-        )
-        self.unparsable = Tally(
-            '%d audit records (%d since the start) could not be understood'
-        )
-        self.lost = Tally(
-            '%d violations (%d since the start) stand in this log only, they '
-            'could not be put into the spool'
+        self.thread = threading.Thread(
+            target=self._run, name='worker', daemon=True
         )
 
-    def start(self) -> None:
-        """Start both threads."""
-        for thread in self._threads:
-            thread.start()
+    def start(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Start the thread; what an earlier agent left is taken up first.
+
+        To be called before anything is read: the next agent knows of it.
+
+        :param beat: called several times a second
+        """
+        self._beat = beat
+        try:
+            self._recovered = self._recover(time.monotonic())
+        except Exception:
+            # the thread tries it again
+            LOG.exception('What an earlier agent left cannot be taken up')
+        self.thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Stop: what is in the queue is still put into the spool.
+        """Stop, when what was read is written.
 
         :param timeout: seconds to wait for it at most
         """
         self._stopping.set()
-        deadline = time.monotonic() + timeout
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(max(0.0, deadline - time.monotonic()))
-        if not self._queue.empty():
-            self.dropped.add(self._queue.qsize())
+        if self.thread.is_alive():
+            self.thread.join(timeout)
 
-    def _read(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                record = self._source.read(_TICK)
-            except OSError:
-                LOG.exception('Reading audit records failed')
-                self._stopping.wait(1)
-                continue
-            self.overruns.add(self._source.overruns - self.overruns.total)
-            self.dropped.tell()
-            # where auditd runs, four of five records are others
-            if record is None or record[0] != records.AVC:
-                continue
-            try:
-                self._queue.put_nowait(record)
-            except queue.Full:
-                self.dropped.add()
+    def give(self, event: model.Event) -> None:
+        """Take an event of another thread.
 
-    def _work(self) -> None:
-        while True:
-            self.unparsable.tell()
-            self.lost.tell()
-            try:
-                kind, payload = self._queue.get(timeout=_TICK)
-            except queue.Empty:
-                if self._stopping.is_set():
-                    return
-                continue
-            try:
-                self.handle(kind, payload)
-            except Exception:
-                LOG.exception('Handling the record %r failed', payload[:256])
-
-    def handle(self, kind: int, payload: bytes) -> None:
-        """Report a record when it is a guest's denial.
-
-        :param kind: the record's numeric type
-        :param payload: its text
+        :param event: it gets into the journal with the next turn
         """
-        record = records.parse(kind, payload)
-        if isinstance(record, records.Unparsable):
-            LOG.warning('An audit record was not understood: %s', record)
-            self.unparsable.add()
-            return
-        if record is None:
-            return
-        uuid = report.subject(record)
-        if uuid is None:
-            return
-        table = self._table(uuid, report.path(record))
-        violation = report.violation(record, table, self._host)
-        LOG.warning('Violation %s: %s', violation.id, violation.summary())
-        self._keep(violation)
+        entry = violations_journal.Entry.of(event)
+        with self._lock:
+            if len(self._given) < _WAITING:
+                self._given.append(entry)
+                return
+        self._ledger.lost('journal', None, 'too many events waited')
 
-    def _keep(self, violation: model.Violation) -> None:
+    def _run(self) -> None:
+        while not self._stopping.is_set() or len(self._reader):
+            self._beat()
+            try:
+                if not self._recovered:
+                    self._recovered = self._recover(time.monotonic())
+                if self._recovered:
+                    self.turn(self._reader.take(_TICK), time.monotonic())
+                elif self._stopping.wait(1):
+                    return
+            except Exception:
+                # whatever it was, the next records are not its fault
+                LOG.exception('A turn failed')
+                self._ledger.lost('queue', None, 'a fault: see the log')
+                self._stopping.wait(_TICK)
         try:
-            self._spool.put_event(violation)
-        except (exceptions.SpoolFull, OSError) as e:
-            cause = str(e)
-        else:
-            self._wake()
-            return
-        self.lost.add(cause=cause)
+            # nobody is waited for any more
+            self._settle(float('inf'), self._guests.table)
+            self._commit(time.monotonic(), last=True)
+        except Exception:
+            LOG.exception('The last turn failed')
 
-    def _table(self, uuid: str, path: str | None) -> attribution.Table:
-        """Get a table that knows the guest and the file, if any does."""
+    # ---- a turn ------------------------------------------------------------
+
+    def turn(self, heard: Sequence[tuple[int, bytes]], now: float) -> None:
+        """Handle what was read, and what is due.
+
+        :param heard: numeric types and texts, in the kernel's order
+        :param now: seconds of a clock that never goes back
+        """
+        denied = self._left
+        if not heard and self._taken and self._catching is None:
+            self._forget_taken()
+        ended = self._take_what_was_caught(denied)
+        self._understand(heard, denied, now)
+        if denied and now - self._audited < _AUDITED:
+            self._await_end(heard, denied, now)
+        self._look_back(now, ended=ended)
+        # One for both, and the older ones first: what a guest that gets known
+        # has tried comes in its order.
         table = self._guests.table
-        if uuid not in table:
-            if self._is_unknown(uuid):
-                return table
-            table = self._guests.fresh(_PATIENCE)
-            if uuid not in table:
-                self._unknown[uuid] = time.monotonic()
-                if len(self._unknown) > _UNKNOWNS:
-                    self._unknown.popitem(last=False)
-        elif (
-            path is not None
-            and not table.target(path, uuid).certain
-            and self._guests.stale()
-        ):
-            table = self._guests.fresh(_PATIENCE)
-        return table
+        self._settle(now, table)
+        self._fold_all(denied, table, now)
+        self._commit(now)
 
-    def _is_unknown(self, uuid: str) -> bool:
-        since = self._unknown.get(uuid)
-        if since is not None and time.monotonic() - since < _UNKNOWN:
+    def _forget_taken(self) -> None:
+        """Forget what was taken from a file, when the socket is beyond it."""
+        if self._heard is not None and serials.is_ahead(
+            self._heard, self._newest
+        ):
+            self._taken.clear()
+
+    def _await_end(
+        self,
+        heard: Sequence[tuple[int, bytes]],
+        denied: list[_Denied],
+        now: float,
+    ) -> None:
+        """Take what else belongs to the last event, if it comes at once."""
+        limit = time.monotonic() + _AFTERTHOUGHT
+        while heard and heard[-1][0] != records.EOE:
+            heard = self._reader.take(max(0.0, limit - time.monotonic()))
+            self._understand(heard, denied, now)
+            if time.monotonic() >= limit:
+                return
+
+    def _understand(
+        self,
+        heard: Sequence[tuple[int, bytes]],
+        denied: list[_Denied],
+        now: float,
+    ) -> None:
+        see = self._serials.see
+        for kind, payload in heard:
+            strange = None
+            if kind in records.KINDS:
+                found = records.parse(kind, payload)
+                if isinstance(found, records.Record):
+                    self._heard = found.serial
+                    if found.serial in self._taken:
+                        continue
+                    self._seen = found.millis
+                    see(found.serial, now, kind)
+                    self._sort(found, denied)
+                    continue
+                strange = found
+            stamp = records.serial_of(payload)
+            if strange and not (stamp and stamp[1] in self._taken):
+                self._unparsable(strange)
+            if stamp is None:
+                if kind == agent_reader.OVERRUN[0]:
+                    self._overrun = now
+                    self._serials.overrun(now)
+                    if self._serials.highest is None:
+                        # no number will show it
+                        self._ledger.lost('socket', None, _CAUSES['socket'])
+                continue
+            self._seen, self._heard = stamp
+            see(stamp[1], now, kind)
+            if stamp[1] == self._last and kind in records.ENRICHING:
+                self._audited = now
+            if kind in records.ENRICHING and denied:
+                self._enrich(kind, payload, stamp[1], denied)
+        self._moved = self._moved or bool(heard)
+
+    def _sort(
+        self,
+        record: records.Record,
+        denied: list[_Denied],
+        line: bool = False,
+    ) -> None:
+        """Tell what a record is about."""
+        if record.verdict not in records.VERDICTS:
+            self._unparsable(
+                records.Unparsable('a verdict that is not known', record.raw)
+            )
+        elif record.decision is None:
+            if not line:
+                self._on_status(record)
+        elif record.label == self._canary_profile:
+            # in complain mode it was allowed: the way is open, the cage too
+            if record.decision != 'denied':
+                return
+            event = self._canary.heard(record.text('comm'))
+            if event is not None:
+                self._entries.append(violations_journal.Entry.of(event))
+        elif attempts.subject(record) is not None:
+            denied.append(_Denied(record, line))
+            if not line:
+                self._last = record.serial
+        elif record.label.startswith('"'):
+            # cut off: the kernel closes what it opens
+            self._unparsable(
+                records.Unparsable(
+                    'a denial that does not name its guest', record.raw
+                )
+            )
+
+    def _unparsable(self, found: records.Unparsable) -> None:
+        # it may have been a guest's: what there is of it goes on as it is
+        self._ledger.count(agent_ledger.IN)
+        self._ledger.lost(
+            'unparsable', 1, f'an audit record is not understood: {found}'
+        )
+
+    def _enrich(
+        self, kind: int, payload: bytes, serial: int, denied: list[_Denied]
+    ) -> None:
+        # an event has few records, and they come together
+        of_it = [
+            each
+            for each in denied[-8:]
+            if each.record.serial == serial and not each.line
+        ]
+        found = records.enrichment(kind, payload) if of_it else None
+        if found is None:
+            return
+        for each in of_it:
+            for key, value in found[1].items():
+                each.context.setdefault(key, value)
+
+    # ---- what repeats, and what is new -------------------------------------
+
+    def _fold_all(
+        self, denied: list[_Denied], table: attribution.Table, now: float
+    ) -> None:
+        self._ledger.count(agent_ledger.IN, len(denied))
+        folded = 0
+        for each in denied:
+            try:
+                folded += self._fold(each, table, now)
+            except Exception as e:
+                self._fault(each, e)
+        denied.clear()
+        self._ledger.count(agent_ledger.FOLDED, folded)
+
+    def _fold(
+        self, denied: _Denied, table: attribution.Table, now: float
+    ) -> bool:
+        """Count a denial, or report it when it is the first of its kind.
+
+        :returns: whether it was only counted
+        """
+        record = denied.record
+        fingerprint = attempts.fingerprint(record, table)
+        window = self._coalescer.add(
+            fingerprint[0],
+            fingerprint[1:],
+            now,
+            record.time,
+            _lane(fingerprint, table),
+        )
+        if window is None:
             return True
-        self._unknown.pop(uuid, None)
+        denied.id = window.id = _id(record)
+        denied.repeats = window.opening(record.time)
+        if fingerprint[0] in table:
+            self._report(denied)
+            return False
+        # asked, and not waited for: others come first
+        self._guests.fresh(0)
+        denied.until = now + _PATIENCE
+        self._held.append(denied)
+        self._holding = True
         return False
+
+    def _settle(
+        self,
+        now: float,
+        table: attribution.Table,
+        ended: Collection[str] = (),
+    ) -> None:
+        """Report those whose guest is known now, or is not going to be.
+
+        :param ended: ids of those whose repeats are told now
+        """
+        held, self._held = self._held, []
+        for each in held:
+            subject = attempts.subject(each.record) or ''
+            if (
+                each.until > now
+                and subject not in table
+                and (each.id not in ended)
+            ):
+                self._held.append(each)
+                continue
+            try:
+                self._report(each)
+            except Exception as e:
+                self._fault(each, e)
+
+    def _report(self, denied: _Denied) -> None:
+        violation = report.violation(
+            denied.record,
+            self._guests.table,
+            self._host,
+            judge=self._judge,
+            context=denied.context,
+        )
+        assert denied.repeats is not None
+        violation = dataclasses.replace(
+            violation, id=denied.id, repeats=denied.repeats
+        )
+        self._entries.append(violations_journal.Entry.of(violation))
+
+    def _fault(self, denied: _Denied, error: Exception) -> None:
+        """Announce a denial that the agent itself fails on."""
+        if time.monotonic() - self._complained >= _PAUSE:
+            self._complained = time.monotonic()
+            LOG.error('A denial cannot be reported', exc_info=error)
+        self._ledger.lost(
+            'queue',
+            1,
+            f'the agent fails on a record, its log says how: '
+            f'{denied.record.raw[:256]!r}',
+        )
+
+    # ---- the journal -------------------------------------------------------
+
+    def _commit(self, now: float, *, last: bool = False) -> None:
+        """Write what there is to be written."""
+        if self._unwritable and now < self._again and not last:
+            self._limit_waiting()
+            return
+        ended = self._coalescer.due(now)
+        if self._held:
+            self._settle(
+                now, self._guests.table, {window.id for window in ended}
+            )
+        losses = self._ledger.due(now)
+        with self._lock:
+            given = tuple(self._given)
+        windows = {**self._unreadable, **self._coalescer.changes()}
+        late = last or self._holding or now - self._written >= _POSITION
+        if not (
+            self._entries
+            or given
+            or losses
+            or windows
+            or (self._moved and late)
+        ):
+            return
+        try:
+            new = [
+                *given,
+                *self._entries,
+                *self._summaries(ended),
+                *(violations_journal.Entry.of(loss) for loss in losses),
+            ]
+            self._journal.commit(new, windows, {POSITION: self._position()})
+        except exceptions.IsolationError as e:
+            self._cannot_write(e.message)
+            self._again = now + _AGAIN
+            return
+        if self._unwritable:
+            LOG.info('The journal is written again')
+        self._coalescer.committed()
+        self._unreadable.clear()
+        self._ledger.announced(losses)
+        self._ledger.count(
+            agent_ledger.OUT,
+            _violations(self._entries),
+        )
+        self._entries.clear()
+        with self._lock:
+            del self._given[: len(given)]
+        self._written, self._unwritable = now, ''
+        self._moved = self._holding = False
+        tell(new)
+        for entry in new:
+            self._canary.journaled(entry.id)
+        if new:
+            self._wake()
+
+    def _summaries(
+        self, ended: Sequence[coalescing.Window]
+    ) -> list[violations_journal.Entry]:
+        """Make the events of what has repeated itself."""
+        made = []
+        waiting = {entry.id: entry for entry in self._entries}
+        now = model.now()
+        for window in ended:
+            first = waiting.get(window.id) or self._journal.event(window.id)
+            # it may have left the journal before its repeats ended
+            cause = 'the first event is gone'
+            if first is not None:
+                try:
+                    payload = coalescing.summary(first.payload, window, now)
+                except (LookupError, TypeError, ValueError) as e:
+                    # another version has written it
+                    cause = f'the first event is not understood: {e!r}'
+                else:
+                    made.append(
+                        violations_journal.Entry.made(
+                            first.event_type,
+                            first.priority,
+                            payload,
+                            now.timestamp(),
+                        )
+                    )
+                    continue
+            self._ledger.lost('retention', window.count, cause)
+        return made
+
+    def _position(self) -> str:
+        """Tell the next agent how far this one has come."""
+        return json.dumps(
+            {
+                'serials': self._serials.state(),
+                'seen': self._seen,
+                'taken': [
+                    [each.start, each.stop]
+                    for each in serials.ranges_of(self._taken)
+                ],
+                'lost': self._ledger.pending(),
+                'held': [
+                    [
+                        each.line,
+                        each.record.kind,
+                        each.record.raw.decode('latin-1'),
+                    ]
+                    for each in self._held
+                ],
+            }
+        )
+
+    def _cannot_write(self, cause: str) -> None:
+        if cause != self._unwritable:
+            LOG.error('Events wait in memory: %s', cause)
+        self._unwritable = cause
+        self._limit_waiting()
+
+    def _limit_waiting(self) -> None:
+        over = self._entries[_WAITING:]
+        del self._entries[_WAITING:]
+        self._ledger.lost(
+            'journal',
+            _violations(over),
+            f'too many events waited: {self._unwritable}',
+        )
+
+    # ---- what was not heard ------------------------------------------------
+
+    def _recover(self, now: float) -> bool:
+        """Take up what an earlier agent left, if that can be read now."""
+        try:
+            position = self._journal.state(POSITION)
+            rows = self._journal.windows()
+            if position is None:
+                self._journal.commit(state={POSITION: self._position()})
+        except exceptions.IsolationError as e:
+            self._cannot_write(e.message)
+            return False
+        self._unreadable = dict.fromkeys(self._coalescer.restore(rows))
+        for each in self._unreadable:
+            LOG.error('The window %r in the journal is damaged', each)
+        if self._unreadable:
+            self._ledger.lost(
+                'journal', None, 'how often denials were repeated is damaged'
+            )
+        if position is None:
+            return True
+        try:
+            same = self._go_on(json.loads(position))
+        except Exception as e:
+            # whatever has damaged it
+            self._serials = serials.Serials(self._boot)
+            self._seen, self._next, self._before = 0, None, None
+            self._ledger.lost(
+                'agent', None, f'how far the agent had come is not known: {e}'
+            )
+            return True
+        self._catch_up('agent', now, certain=same)
+        if self._catching is not None:
+            # so that they come in their order; but not for ever
+            self._catching.join(_FIRST)
+        return True
+
+    def _go_on(self, state: dict[str, Any]) -> bool:
+        """Go on from a position.
+
+        :returns: whether numbers will show all that was not heard
+        """
+        self._left.clear()
+        self._serials = serials.Serials.restored(state['serials'], self._boot)
+        if self._serials.highest is not None:
+            self._next = self._serials.highest + 1
+        self._seen = int(state['seen'])
+        # it is a time
+        _moment(self._seen)
+        self._ledger.restore(state['lost'])
+        taken = [range(start, stop) for start, stop in state['taken']]
+        boot = str(state['serials']['boot'])
+        if boot == self._boot:
+            # they are handled, and the socket may still bring them
+            self._serials.found(taken, time.monotonic())
+            for each in taken:
+                for serial in each:
+                    self._take(serial)
+        else:
+            before = serials.Serials.restored(state['serials'], boot)
+            before.found(taken, time.monotonic())
+            self._before = self._seen, before
+            self._ledger.lost(
+                'agent', before.expired(time.monotonic()), _CAUSES['agent']
+            )
+        for line, kind, raw in state['held']:
+            payload = raw.encode('latin-1')
+            found = records.parse(kind, payload)
+            if isinstance(found, records.Record):
+                self._sort(found, self._left, bool(line))
+        return boot == self._boot and self._serials.highest is not None
+
+    def _catch_up(self, stage: str, now: float, *, certain: bool) -> None:
+        """Begin to look elsewhere for what was not heard."""
+        self._stage, self._certain, self._caught = stage, certain, now
+        self._overrun = None
+        since = self._seen if self._serials.highest is None else 0
+        try:
+            self._catching = catching.Catching(
+                self._history.read(
+                    self._seen,
+                    # before the agent was there for the first time
+                    lambda millis, serial: millis >= since,
+                    self._serials.missing,
+                )
+            )
+        except (OSError, RuntimeError) as e:
+            # no thread, no /proc
+            LOG.exception('What was not heard cannot be looked for')
+            self._ledger.lost(
+                stage,
+                self._serials.settle(now) or None,
+                f'{_CAUSES[stage]}: {e}',
+            )
+
+    def _look_back(self, now: float, *, ended: bool) -> None:
+        """Look for what was not heard, or at what was found of it.
+
+        :param ended: whether all was read and taken
+        """
+        if self._catching is None:
+            # When the socket runs over at the end of a flood, nothing comes
+            # that would show a gap.
+            over = self._overrun is not None and (
+                now - self._overrun > serials.PATIENCE
+            )
+            if (over or self._serials.expired(now)) and (
+                now - self._caught > _BETWEEN
+            ):
+                # what nobody heard shows itself with the next record
+                away = any(
+                    self._next in each for each in self._serials.missing
+                )
+                self._next = None
+                self._catch_up(
+                    'agent' if away else 'socket', now, certain=not over
+                )
+        elif ended:
+            self._caught_up(self._catching.reading, now)
+            self._catching = None
+
+    def _take_what_was_caught(self, denied: list[_Denied]) -> bool:
+        """Take what was read of the past; tell whether that was all."""
+        if self._catching is None:
+            return False
+        ended = self._catching.ended
+        for line in self._catching.take():
+            if line.boot == self._boot:
+                if not self._serials.is_new(line.serial):
+                    continue
+            elif self._was_handled(line):
+                continue
+            found = records.parse_line(line.data)
+            if isinstance(found, records.Record):
+                self._sort(found, denied, line=True)
+                # of a change of policy, what is heard counts
+                if found.decision and line.boot == self._boot:
+                    self._take(line.serial)
+            elif found is not None:
+                self._unparsable(found)
+                if line.boot == self._boot:
+                    self._take(line.serial)
+        return ended
+
+    def _take(self, serial: int) -> None:
+        if len(self._taken) < _TAKEN:
+            self._taken.add(serial)
+            self._newest = serial
+
+    def _was_handled(self, line: lines.Line) -> bool:
+        """Tell of a line of another boot whether an earlier agent had it.
+
+        Reading begins some minutes before the time that is wanted.
+        """
+        if self._before is None or line.millis > self._before[0]:
+            return False
+        return not self._before[1].is_new(line.serial)
+
+    def _caught_up(self, reading: backfill.Reading, now: float) -> None:
+        self._moved = True
+        self._serials.found(reading.found, now)
+        # what is missing since was not looked for
+        lost: int | None = self._serials.settle(self._caught)
+        if not lost and not (self._certain or reading.complete):
+            lost = None
+        where = ', '.join(reading.sources) or 'no other source'
+        self._ledger.lost(
+            self._stage,
+            lost,
+            f'{_CAUSES[self._stage]}, and not all of them are to be had from '
+            f'{where}; they need not be denials',
+            first=_moment(self._seen),
+        )
+
+
+def tell(entries: Sequence[violations_journal.Entry]) -> None:
+    """Write events into the host's log, for those who read that.
+
+    :param entries: they are in the journal
+    """
+    for entry in entries:
+        level = log.INFO if entry.priority == 'info' else log.WARNING
+        LOG.log(
+            level,
+            '%s %s: %s',
+            entry.event_type,
+            entry.id,
+            entry.payload.get('summary', ''),
+        )
+
+
+def _id(record: records.Record) -> str:
+    """Make the id of a denial's event: whoever has the record makes the same.
+
+    The kernel's number alone begins anew with each boot.
+    """
+    return str(
+        uuid_module.uuid5(
+            _NAMESPACE,
+            f'{record.millis}:{record.serial} {records.identity(record)}',
+        )
+    )
+
+
+def _violations(entries: Sequence[violations_journal.Entry]) -> int:
+    return sum(
+        entry.event_type == model.Violation.event_type for entry in entries
+    )
+
+
+def _moment(millis: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(millis / 1000, datetime.UTC)
+
+
+def _lane(
+    fingerprint: tuple[str, str, str, str, str], table: attribution.Table
+) -> str:
+    """Tell what a denial's noise must not hide.
+
+    A guest that tries a thousand names has a window left for its neighbour's
+    disk, and for what is no file.
+
+    :returns: one of a few words: the kernel chooses them
+    """
+    instance, _, kind, target, _ = fingerprint
+    owners = table.owners(target)
+    if owners and instance not in owners:
+        return 'neighbour'
+    return kind

@@ -10,7 +10,11 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The [isolation] options that only the agent reads."""
+"""The [isolation] options that only the agent reads.
+
+Those that are mutable are read anew on SIGHUP: the worker that comes then
+makes all that they are about. The others are used before the fork.
+"""
 
 from oslo_config import cfg
 
@@ -22,12 +26,13 @@ OPTS = [
         type=isolation.Path(),
         default='/var/lib/nova-isolation',
         help="""
-Where the agent keeps its journal, ``journal.sqlite``: every event is there
-before it is sent, and is marked when RabbitMQ has confirmed it. Created when it
-is missing; only the agent needs to write there. A journal that is damaged is
-put aside as ``journal.sqlite.damaged-TIME`` and a new one begun. While it cannot
-be written (a full disk), events wait in memory, and what does not fit is
-announced as ``isolation.lost`` when it can.
+Where the agent keeps its journal, ``journal.sqlite`` with a write-ahead log
+beside it: every event is there before it is sent, and is marked when RabbitMQ
+has confirmed it. On a local file system. Created when it is missing; only the
+agent needs to write there. A journal that is damaged is put aside as
+``journal.sqlite.damaged-TIME``, three of them at most, and a new one begun.
+While it cannot be written (a full disk), 5,000 events wait in memory; what is
+beyond that is announced as ``isolation.lost`` when it can be.
 """,
     ),
     cfg.IntOpt(
@@ -35,6 +40,7 @@ announced as ``isolation.lost`` when it can.
         default=30,
         min=1,
         max=3650,
+        mutable=True,
         help="""
 Days for which the journal keeps events that RabbitMQ has confirmed. Those that
 it has not are kept until ``journal_megabytes`` are full.
@@ -45,10 +51,11 @@ it has not are kept until ``journal_megabytes`` are full.
         default=512,
         min=16,
         max=1048576,
+        mutable=True,
         help="""
-Megabytes that the journal may have. Beyond it the oldest confirmed events go
-first, then the oldest of all: these are counted, and announced as
-``isolation.lost``.
+Megabytes that the events in the journal may have; one has some 3 KB. Beyond
+that the oldest confirmed events go first, then the oldest of all: these are
+counted, and announced as ``isolation.lost``.
 """,
     ),
     cfg.IntOpt(
@@ -57,15 +64,16 @@ first, then the oldest of all: these are counted, and announced as
         min=1,
         max=1024,
         help="""
-Megabytes that the kernel may hold of audit records until the agent has read
-them. More than ``net.core.rmem_max`` needs the capability CAP_NET_ADMIN: the
-agent warns when it got less.
+Megabytes of audit records that the kernel holds until the agent has read them:
+about 2,500 records each. More than ``net.core.rmem_max`` needs the capability
+CAP_NET_ADMIN: the agent warns when it got less, and names the sysctl.
 """,
     ),
     cfg.Opt(
         'audit_log',
         type=isolation.Path(),
         default='/var/log/audit/audit.log',
+        mutable=True,
         help="""
 The file of auditd, from which the agent takes what happened while it did not
 run, or when records came more quickly than it could read them; the rotated
@@ -79,6 +87,7 @@ and the kernel's log are asked. Empty: never read a file.
         default=60,
         min=1,
         max=3600,
+        mutable=True,
         help="""
 Seconds for which repeats of a denial are summed up. The first of a kind (same
 guest, operation, class, target and access) is reported at once; its repeats in
@@ -90,10 +99,13 @@ one event, with their number and times, when this has passed.
         default=100,
         min=1,
         max=10000,
+        mutable=True,
         help="""
 How many kinds of denials of one guest are reported one by one in
-``repeat_window`` seconds. A captured guest chooses the names that it tries: what
-is beyond this number is counted and sampled in one event of that guest.
+``repeat_window`` seconds. A captured guest chooses the names that it tries:
+what is beyond this number is counted, estimated and sampled in one event of
+that guest. Counted apart is what is aimed at another guest, and each class of
+the kernel's (file, capability, net …): noise in one hides nothing in another.
 """,
     ),
     cfg.StrOpt(
@@ -121,9 +133,9 @@ documentation, with a sample of each.
 The topics of unversioned notifications, with the priority appended as
 oslo.messaging does: the queues are ``nova_isolation.info``,
 ``nova_isolation.warn`` and ``nova_isolation.error``. A topic of its own by
-default, because a queue that nobody reads grows until it fills the broker: bind
-a consumer, or set a length limit or TTL policy on it. ``notifications`` is the
-one that ceilometer and others read.
+default, because a queue that nobody reads grows until it fills the broker:
+bind a consumer, or set a length limit or TTL policy on it. ``notifications``
+is the one that ceilometer and others read.
 """,
     ),
     cfg.ListOpt(
@@ -148,13 +160,15 @@ transport_url``. The RPC server always uses ``[DEFAULT] transport_url``.
         default=3600,
         min=0,
         max=86400,
+        mutable=True,
         help="""
-Seconds between two tests of the whole way: a program of the agent's own, under
-the profile ``nova-isolation-canary``, tries what that does not grant, and the
-denial has to come back from the kernel, get into the journal and be confirmed
-by RabbitMQ. When it does not, the log and an event ``isolation.lost`` say where
-it ended: else an audit that is switched off looks like peace. The first is when
-the agent starts. 0: none.
+Seconds between two tests of the whole way: a thread of the agent's own takes
+the profile ``nova-isolation-canary`` and tries what that does not grant, and
+the denial has to come back from the kernel, get into the journal and be
+confirmed by RabbitMQ. When it does not, the log and an event
+``isolation.lost`` say where it ended: else an audit that is switched off looks
+like peace. The first is when the agent starts. It needs AppArmor and that
+profile (``etc/apparmor.d/nova-isolation-canary`` of the source tree). 0: none.
 """,
     ),
     cfg.IntOpt(
@@ -162,25 +176,30 @@ the agent starts. 0: none.
         default=5,
         min=1,
         max=3600,
+        mutable=True,
         help="""
 Seconds between two looks at the labels of all running guests. A guest that has
-lost its label or mode is reported as ``isolation.unconfined``.
+lost its label or mode is reported as ``isolation.unconfined``. With ``mode =
+off`` nothing is looked at.
 """,
     ),
     cfg.PortOpt(
         'metrics_port',
         default=0,
+        mutable=True,
         help="""
 The TCP port of ``metrics_address`` on which Prometheus finds the agent's
-metrics. 0: none.
+metrics. When it cannot be opened, the log says so and the agent works on.
+0: none.
 """,
     ),
     cfg.StrOpt(
         'metrics_address',
         default='127.0.0.1',
+        mutable=True,
         help="""
-The address on which ``metrics_port`` is opened. The metrics name no tenant, but
-tell how many denials there are: no address that tenants reach.
+The address on which ``metrics_port`` is opened. The metrics name no tenant,
+but tell how many denials there are: no address that tenants reach.
 """,
     ),
 ]

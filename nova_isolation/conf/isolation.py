@@ -35,7 +35,9 @@ GROUP = cfg.OptGroup(
 Options of nova-isolation. They stand in nova.conf, and both nova-compute (with
 ``compute_driver = isolation.LibvirtDriver``) and nova-isolation-agent read
 them. A change takes effect when the service is restarted, and on a guest that
-runs at its next start or when it gets or loses a device.
+runs at its next start or when it gets or loses a device. Where it says that an
+option can be changed without restarting, ``systemctl reload
+nova-isolation-agent`` does.
 """,
 )
 
@@ -315,10 +317,12 @@ changes to the same guest wait for it, 30 seconds longer than this.
         type=Path(),
         default='/var/lib/nova-isolation/spool',
         help="""
-Where nova-compute leaves its events for the agent, and the agent keeps its own
-until RabbitMQ has confirmed them. Both services need to write there. Created
-when it is missing. When it cannot be written, guests are confined or refused
-all the same, and the log says which event was lost.
+Where nova-compute leaves its events (``isolation.refused``,
+``isolation.finding``) for the agent, which takes them into its journal within
+a second. nova-compute waits for neither agent nor broker. Both services need
+to write there. Created when it is missing. When it cannot be written, guests
+are confined or refused all the same, and nova-compute's log says which event
+was lost.
 """,
     ),
     cfg.IntOpt(
@@ -326,8 +330,9 @@ all the same, and the log says which event was lost.
         default=10000,
         min=1,
         help="""
-How many events the spool holds while RabbitMQ is away. Beyond it new events
-are dropped and counted in the log.
+How many events the spool holds while no agent runs, or the journal cannot be
+written. Beyond it new events are dropped, each with a line in nova-compute's
+log.
 """,
     ),
     cfg.StrOpt(

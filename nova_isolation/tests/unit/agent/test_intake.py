@@ -10,78 +10,180 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""From a record to the spool: nothing is late, nothing is lost unannounced."""
+"""From a record to the journal: nothing is late, nothing is lost unsaid."""
 
+import dataclasses
+import json
+import os
+import random
+import sqlite3
 import tempfile
-import threading
 import time
 from unittest import mock
 
+import ddt
 from oslotest import base
 
 from nova_isolation.agent import intake
+from nova_isolation.agent import ledger
+from nova_isolation.agent import reader
+from nova_isolation.agent import report
 from nova_isolation.audit import attribution
+from nova_isolation.audit import backfill
 from nova_isolation.audit import records
 from nova_isolation import exceptions
 from nova_isolation.tests.unit.audit import guests
-from nova_isolation.violations import spool
+from nova_isolation.violations import coalescing
+from nova_isolation.violations import journal
+from nova_isolation.violations import model
 
-UUID = '5f0a2f0e-90ad-4b5b-8d6e-0d6a1f3b7a01'
-HEADER = b'audit(1795424098.237:52): '
+UUID1 = '5f0a2f0e-90ad-4b5b-8d6e-0d6a1f3b7a01'
+UUID2 = '0c7e54b2-7a11-4c2f-9f0e-61b2a3c4d502'
+UUID3 = '77777777-7a11-4c2f-9f0e-61b2a3c4d503'
+CANARY = 'nova-isolation-canary'
+VIOLATION, LOST = 'isolation.violation', 'isolation.lost'
+WINDOW = 60
 
 
-def _denial(name='/etc/shadow', uuid=UUID):
-    return (
-        HEADER
-        + (
-            f'apparmor="DENIED" operation="open" profile="libvirt-{uuid}" '
-            f'name="{name}" pid=780 comm="qemu" requested_mask="r" '
-            f'denied_mask="r"'
-        ).encode()
-    )
+def _disk(uuid):
+    return f'/i/{uuid}/disk'
 
 
 def _table(*uuids):
     return attribution.Table(
         attribution.describe(
-            guests.make(uuid, disks=[f'/i/{uuid}/disk'], nova=('vm', 'acme'))
+            guests.make(uuid, disks=[_disk(uuid)], nova=(uuid[:4], 'acme'))
         )
         for uuid in uuids
     )
 
 
-class _Domains:
-    """Stands for agent.domains: two tables, and counts the questions."""
+class _Reader:
+    """Stands for the thread that reads the socket.
 
-    def __init__(self, now, later=None):
-        self.table = now
-        self.later = later if later is not None else now
-        self.is_stale = True
+    :ivar batches: what it has read; what :meth:`take` gives
+    :ivar waits: for how long it was asked to wait, each time
+    """
+
+    def __init__(self):
+        self.batches = []
+        self.waits = []
+
+    def __len__(self):
+        return len(self.batches)
+
+    def take(self, timeout):
+        self.waits.append(timeout)
+        return self.batches.pop(0) if self.batches else ()
+
+
+class _Guests:
+    """Stands for agent.domains; counts the questions."""
+
+    def __init__(self, *uuids):
+        self.table = _table(*uuids)
         self.asked = 0
 
-    def stale(self):
-        return self.is_stale
-
     def fresh(self, timeout):
+        assert timeout == 0
         self.asked += 1
-        self.table = self.later
         return self.table
 
 
-class _Source:
-    """Stands for the audit socket."""
+class _Canary:
+    """Stands for agent.canary."""
 
     def __init__(self):
-        self.overruns = 0
-        self.records = []
-        self.exhausted = threading.Event()
+        self.event = None
+        self.in_journal = []
 
-    def read(self, timeout):
-        if self.records:
-            return self.records.pop(0)
-        self.exhausted.set()
-        time.sleep(0.01)
-        return None
+    def heard(self, comm):
+        if comm != 'canary-1':
+            return None
+        self.event = model.Canary('cmp1', comm, model.now())
+        return self.event
+
+    def journaled(self, event_id):
+        self.in_journal.append(event_id)
+
+
+class Kernel:
+    """Makes records as the kernel does, and keeps them as auditd does."""
+
+    def __init__(self, log):
+        self.log = log
+        self.serial = 100
+        self.time = time.time()
+
+    def event(self):
+        """Begin another event."""
+        self.serial += 1
+        self.time += 0.001
+
+    def record(self, body, kind=records.AVC):
+        """Make a record of the event."""
+        text = f'audit({self.time:.3f}:{self.serial}): {body}'
+        return kind, text.encode()
+
+    def denial(self, name='/etc/shadow', uuid=UUID1, *, keep=False):
+        """Deny something.
+
+        :param keep: whether auditd's file has it
+        """
+        self.event()
+        made = self.record(
+            f'apparmor="DENIED" operation="open" class="file" '
+            f'profile="libvirt-{uuid}" name="{name}" pid=780 comm="qemu" '
+            f'requested_mask="r" denied_mask="r"'
+        )
+        if keep:
+            self.keep(made)
+        return made
+
+    def keep(self, made, name='AVC'):
+        with open(self.log, 'ab') as f:
+            f.write(b'type=%b msg=%b\n' % (name.encode(), made[1]))
+
+
+@dataclasses.dataclass
+class Agent:
+    """An agent's pipeline: all but the socket, libvirt and the canary."""
+
+    intake: intake.Intake
+    reader: _Reader
+    guests: _Guests
+    canary: _Canary
+    journal: journal.Journal
+    coalescer: coalescing.Coalescer
+    ledger: ledger.Ledger
+    on_status: mock.Mock
+    wake: mock.Mock
+    # of its clock
+    now: float = 1000.0
+
+    def hears(self, *heard, after=0.0):
+        """Let it have a turn."""
+        self.now += after
+        self.intake.turn(heard, self.now)
+
+    def runs(self, *batches):
+        """Let its thread begin, read all that there is, and stop."""
+        # a turn in any case
+        self.reader.batches.extend(batches or [()])
+        self.intake.start()
+        self.intake.stop(30)
+        assert not self.intake.thread.is_alive()
+        # the thread's clock is the real one
+        self.now = time.monotonic()
+
+    def waits_until(self, condition):
+        """Let it have turns with nothing to hear, two of them a second."""
+        limit = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < limit, 'it did not come to that'
+            # other threads have to get on, too
+            time.sleep(0.01)
+            self.hears(after=0.5)
 
 
 class IntakeTestCase(base.BaseTestCase):
@@ -89,187 +191,883 @@ class IntakeTestCase(base.BaseTestCase):
         super().setUp()
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
-        self.spool = spool.Spool(temporary.name, 100)
-        self.domains = _Domains(_table(UUID))
-        self.source = _Source()
-        self.wake = mock.Mock()
-        self.intake = intake.Intake(
-            self.source, self.domains, self.spool, 'cmp1', self.wake
+        self.directory = temporary.name
+        self.log = os.path.join(temporary.name, 'audit.log')
+        self.kernel = Kernel(self.log)
+        self.agent = self.make(UUID1, UUID2)
+
+    def make(self, *uuids, kinds=100, log=None):
+        """Start an agent; the one before was killed."""
+        made = journal.Journal(self.directory, 30, 64, 'cmp1')
+        self.addCleanup(made.close)
+        parts = {
+            'reader': _Reader(),
+            'guests': _Guests(*uuids),
+            'journal': made,
+            'coalescer': coalescing.Coalescer(WINDOW, kinds),
+            'ledger': ledger.Ledger('cmp1'),
+            'canary': _Canary(),
+            'on_status': mock.Mock(),
+            'wake': mock.Mock(),
+        }
+        return Agent(
+            intake.Intake(
+                'cmp1',
+                history=backfill.Backfill(log or self.log, '', ''),
+                canary_profile=CANARY,
+                judge=None,
+                **parts,
+            ),
+            **parts,
         )
 
-    def _events(self):
-        return [entry.payload for entry in self.spool.entries()]
+    def entries(self, event_type=VIOLATION):
+        found = self.agent.journal.entries(limit=10**6)
+        return [e for e in found if e.event_type == event_type]
+
+    def events(self, event_type=VIOLATION):
+        return [entry.payload for entry in self.entries(event_type)]
+
+    def paths(self):
+        return [event['target']['path'] for event in self.events()]
+
+    def assert_accounted(self):
+        self.assertEqual(0, self.agent.ledger.snapshot().unaccounted)
 
 
-class HandleTestCase(IntakeTestCase):
-    def _handle(self, payload):
-        self.intake.handle(records.AVC, payload)
-
-    def test_a_denial_is_in_the_log_and_the_spool_and_wakes_the_sender(self):
-        with self.assertLogs(intake.LOG.logger, 'WARNING') as logs:
-            self._handle(_denial())
-        (event,) = self._events()
-        self.assertEqual('vm', event['instance']['name'])
+class RecordTest(IntakeTestCase):
+    def test_a_denial_is_in_the_journal_and_the_log_and_wakes_the_sender(self):
+        with self.assertLogs(intake.LOG.logger, 'INFO') as logs:
+            self.agent.hears(self.kernel.denial())
+        (event,) = self.events()
+        self.assertEqual('5f0a', event['instance']['name'])
         self.assertEqual(1, len(logs.output))
         self.assertIn(event['id'], logs.output[0])
         self.assertIn(event['summary'], logs.output[0])
-        self.wake.assert_called_once_with()
+        self.agent.wake.assert_called_once_with()
+        self.assert_accounted()
 
     def test_what_is_not_a_guests_denial_is_left_alone(self):
         for body in (
-            b'apparmor="DENIED" operation="open" profile="cupsd" name="/x"',
-            b'apparmor="STATUS" operation="profile_load" profile="unconfined"',
-            f'apparmor="AUDIT" profile="libvirt-{UUID}"'.encode(),
-            b'avc:  denied  { read } for  pid=1',
+            'apparmor="DENIED" operation="open" profile="cupsd" name="/x"',
+            f'apparmor="AUDIT" operation="open" profile="libvirt-{UUID1}"',
+            'avc:  denied  { read } for  pid=1 scontext=a:b:c tcontext=a:b:d'
+            ' tclass=file',
         ):
-            self._handle(HEADER + body)
-        self.assertEqual([], self._events())
-        self.assertEqual(0, self.intake.unparsable.total)
+            self.kernel.event()
+            self.agent.hears(self.kernel.record(body))
+        self.agent.hears(self.kernel.record('proctitle=00', 1327))
+        self.assertEqual([], self.agent.journal.entries())
+        self.agent.wake.assert_not_called()
+        self.assertEqual(0, self.agent.ledger.snapshot().counts['in'])
 
-    def test_garbage_is_counted_and_logged_in_one_line(self):
-        with self.assertLogs(intake.LOG.logger, 'WARNING') as logs:
-            self._handle(b'\x1b[31m\ngarbage')
-        self.assertEqual(1, self.intake.unparsable.total)
-        for line in logs.output:
-            self.assertTrue(line.isprintable(), line)
+    def test_what_cannot_be_read_is_counted_and_passed_on_as_it_is(self):
+        self.agent.hears((records.AVC, b'\x1b[31m\ngarbage \xff'))
+        (event,) = self.events(LOST)
+        self.assertEqual('unparsable', event['stage'])
+        self.assertEqual(1, event['count'])
+        self.assertIn('[31m', event['reason'])
+        self.assertIn('garbage', event['reason'])
+        self.assertTrue(event['summary'].isprintable())
+        self.assert_accounted()
 
-    def test_a_guest_that_was_just_started_is_asked_for(self):
-        self.domains.table = _table()
-        self.domains.later = _table(UUID)
-        self._handle(_denial())
-        self.assertEqual('vm', self._events()[0]['instance']['name'])
+    def test_a_denial_of_a_bus_names_no_profile(self):
+        self.kernel.event()
+        self.agent.hears(
+            self.kernel.denial('/before'),
+            self.kernel.record(
+                'pid=1 uid=1 auid=1 ses=1 msg=\'apparmor="DENIED" '
+                'operation="dbus_method_call" bus="system" path="/org/x" '
+                'mask="send" name="org.freedesktop.login1" pid=780 '
+                f'label="libvirt-{UUID1}" peer_label="unconfined"\'',
+                records.USER_AVC,
+            ),
+            self.kernel.denial('/after'),
+        )
+        self.assertEqual(3, len(self.events()))
 
-    def test_a_guest_that_nobody_knows_is_asked_for_once(self):
-        self.domains.table = self.domains.later = _table()
-        for _ in range(5):
-            self._handle(_denial())
-        self.assertEqual(1, self.domains.asked)
-        self.assertEqual(5, len(self._events()))
-        self.assertEqual(UUID, self._events()[0]['instance']['uuid'])
-
-    def test_unknown_guests_do_not_fill_the_memory(self):
-        self.domains.table = self.domains.later = _table()
-        self.spool.put_event = mock.Mock()
-        for number in range(intake._UNKNOWNS + 50):
-            self._handle(
-                _denial(uuid=f'5f0a2f0e-90ad-4b5b-8d6e-{number:012x}')
+    def test_a_change_of_profiles_reaches_the_verifier_at_once(self):
+        self.kernel.event()
+        self.agent.hears(
+            self.kernel.record(
+                'apparmor="STATUS" operation="profile_remove" '
+                f'profile="unconfined" name="libvirt-{UUID1}" pid=5 comm="p"'
             )
-        self.assertEqual(intake._UNKNOWNS, len(self.intake._unknown))
+        )
+        (record,) = self.agent.on_status.call_args.args
+        self.assertEqual('profile_remove', record.text('operation'))
+        self.assertEqual(f'libvirt-{UUID1}', record.text('name'))
 
-    def test_a_disk_that_was_just_attached_is_asked_for(self):
-        other = '0c7e54b2-7a11-4c2f-9f0e-61b2a3c4d502'
-        self.domains.later = _table(UUID, other)
-        self._handle(_denial(f'/i/{other}/disk'))
-        self.assertEqual(other, self._events()[0]['target']['owner']['uuid'])
-
-    def test_a_flood_of_host_files_does_not_ask_each_time(self):
-        self.domains.is_stale = False
-        for _ in range(5):
-            self._handle(_denial())
-        self.assertEqual(0, self.domains.asked)
-
-    def test_a_known_file_asks_nobody(self):
-        self._handle(_denial(f'/i/{UUID}/disk'))
-        self.assertEqual(0, self.domains.asked)
-
-    def test_what_the_spool_does_not_take_is_counted_and_in_the_log(self):
-        for fault in (exceptions.SpoolFull('full'), OSError('no space')):
-            self.intake.lost._last = float('-inf')
-            with (
-                mock.patch.object(
-                    self.spool, 'put_event', autospec=True, side_effect=fault
-                ),
-                self.assertLogs(intake.LOG.logger, 'WARNING') as logs,
-            ):
-                self._handle(_denial())
-            self.assertIn('/etc/shadow', logs.output[0])
-            self.assertIn(f'spool: {fault}', logs.output[1])
-        self.assertEqual(2, self.intake.lost.total)
-        self.wake.assert_not_called()
-
-
-class ThreadsTestCase(IntakeTestCase):
-    def _run(self):
-        self.intake.start()
-        self.assertTrue(self.source.exhausted.wait(10))
-        self.intake.stop(10)
-
-    def test_all_that_was_read_is_in_the_spool_when_it_has_stopped(self):
-        self.source.records = [
-            (records.AVC, _denial(f'/x{number}')) for number in range(20)
-        ]
-        self._run()
-        self.assertEqual(
-            [f'/x{number}' for number in range(20)],
-            [event['target']['path'] for event in self._events()],
+    def _canarys(self, verdict):
+        self.kernel.event()
+        return self.kernel.record(
+            f'apparmor="{verdict}" operation="open" profile="{CANARY}" '
+            'name="/" pid=7 comm="canary-1" requested_mask="r" '
+            'denied_mask="r"'
         )
 
-    def test_other_record_types_never_reach_the_queue(self):
-        self.source.records = [(1300, _denial())] * 5
-        with mock.patch.object(self.intake, 'handle', autospec=True) as handle:
-            self._run()
-        handle.assert_not_called()
+    def test_the_canarys_denial_is_an_event_of_its_own(self):
+        self.agent.hears(self._canarys('DENIED'))
+        (event,) = self.events('isolation.agent.canary')
+        self.assertEqual(self.agent.canary.event.id, event['id'])
+        self.assertEqual([event['id']], self.agent.canary.in_journal)
+        self.assertEqual(0, self.agent.ledger.snapshot().counts['in'])
 
-    def test_a_fault_with_one_record_does_not_stop_the_next(self):
-        self.source.records = [
-            (records.AVC, _denial('/a')),
-            (records.AVC, _denial('/b')),
-        ]
-        with mock.patch.object(
-            self.spool,
-            'put_event',
-            autospec=True,
-            side_effect=[ValueError('bug'), None],
-        ) as put:
-            self._run()
-        self.assertEqual(2, put.call_count)
+    def test_what_the_canary_was_allowed_is_no_sign_of_safety(self):
+        self.agent.hears(self._canarys('ALLOWED'))
+        self.assertIsNone(self.agent.canary.event)
+        self.assertEqual([], self.agent.journal.entries())
 
-    def test_a_full_queue_drops_counts_and_tells(self):
-        with mock.patch.object(intake, '_QUEUE', 3):
-            self.intake = intake.Intake(
-                self.source, self.domains, self.spool, 'cmp1', self.wake
-            )
-        go = threading.Event()
-        self.source.records = [(records.AVC, _denial())] * 50
+    def test_events_of_other_threads_get_in_with_the_next_turn(self):
+        event = model.Agent('cmp1', True, '1', 'boot')
+        self.agent.intake.give(event)
+        self.agent.hears()
+        (entry,) = self.entries('isolation.agent.start')
+        self.assertEqual(event.id, entry.id)
+
+
+class FaultTest(IntakeTestCase):
+    """What the agent does with its own faults."""
+
+    def _failing_on(self, path):
+        real = report.violation
+
+        def violation(record, *args, **kwargs):
+            if record.text('name') == path:
+                raise KeyError('a bug')
+            return real(record, *args, **kwargs)
+
+        return mock.patch.object(report, 'violation', violation)
+
+    def test_a_fault_in_one_record_stops_no_other(self):
+        with self._failing_on('/b'):
+            self.agent.hears(*map(self.kernel.denial, ('/a', '/b', '/c')))
+        self.assertEqual(['/a', '/c'], self.paths())
+
+    def test_it_is_announced_with_the_record(self):
+        with self._failing_on('/b'):
+            self.agent.hears(self.kernel.denial('/b'))
+        (event,) = self.events(LOST)
+        self.assertEqual(('queue', 1), (event['stage'], event['count']))
+        self.assertIn('/b', event['reason'])
+        self.assert_accounted()
+
+    def test_a_flood_of_faults_does_not_flood_the_log(self):
         with (
             mock.patch.object(
-                self.intake,
-                'handle',
-                autospec=True,
-                side_effect=lambda *a: go.wait(10),
+                intake.attempts, 'fingerprint', side_effect=KeyError('a bug')
             ),
             self.assertLogs(intake.LOG.logger, 'ERROR') as logs,
         ):
-            self.intake.start()
-            self.assertTrue(self.source.exhausted.wait(10))
-            go.set()
-            self.intake.stop(10)
-        self.assertIn(self.intake.dropped.total, (46, 47))
-        self.assertIn('were dropped', logs.output[0])
-        # fewer lines than drops: it is told once a second
-        self.assertLess(len(logs.output), 5)
+            self.agent.hears(*(self.kernel.denial() for _ in range(50)))
+        self.assertEqual(
+            1, sum('cannot be reported' in o for o in logs.output)
+        )
+        self.assertEqual(50, self.agent.ledger.snapshot().lost['queue'])
+        self.assert_accounted()
 
-    def test_what_the_kernel_dropped_is_told(self):
-        self.source.overruns = 7
-        with self.assertLogs(intake.LOG.logger, 'ERROR') as logs:
-            self._run()
-        self.assertIn('7 times', logs.output[0])
-        self.assertEqual(7, self.intake.overruns.total)
+    def test_who_is_waited_for_is_no_exception(self):
+        with self._failing_on('/b'):
+            self.agent.hears(
+                self.kernel.denial('/b', UUID3),
+                self.kernel.denial('/c', UUID3),
+            )
+            self.agent.hears(after=2)
+        self.assertEqual(['/c'], self.paths())
+        self.assert_accounted()
+
+    def test_a_turn_that_fails_forgets_no_denial_that_it_knew(self):
+        self.kernel.event()
+        status = self.kernel.record('apparmor="STATUS" operation="x"')
+        self.agent.on_status.side_effect = [ValueError('a bug')]
+        with self.assertLogs(intake.LOG.logger, 'ERROR'):
+            self.agent.runs([self.kernel.denial('/a'), status], ())
+        self.assertEqual(['/a'], self.paths())
+        # of what came behind it, it can only say that there was something
+        (event,) = self.events(LOST)
+        self.assertEqual(('queue', None), (event['stage'], event['count']))
+
+    def test_an_end_that_nobody_can_read_keeps_no_other_event_back(self):
+        self.agent.hears(self.kernel.denial('/a'), self.kernel.denial('/a'))
+        self.assertEqual(1, len(self.events()))
+        with mock.patch.object(
+            coalescing, 'summary', side_effect=TypeError('another version')
+        ):
+            self.agent.hears(self.kernel.denial('/b'), after=WINDOW + 1)
+        self.assertEqual(['/a', '/b'], self.paths())
+        self.agent.hears(after=1)
+        (event,) = self.events(LOST)
+        self.assertEqual(('retention', 1), (event['stage'], event['count']))
+        self.assertIn('another version', event['reason'])
 
 
-class TallyTestCase(base.BaseTestCase):
-    def test_at_most_one_line_per_second_and_none_forgotten(self):
-        tally = intake.Tally('%d new, %d in all')
-        now = 100.0
+class EnrichmentTest(IntakeTestCase):
+    """SYSCALL, PATH, PROCTITLE of an event, on hosts that record them."""
+
+    SYSCALL = 'arch=c000003e syscall=257 comm="qemu" exe="/usr/bin/qemu"'
+    PROCTITLE = 'proctitle=71656D7500'
+
+    def _end(self):
+        return [
+            self.kernel.record(self.SYSCALL, records.SYSCALL),
+            self.kernel.record(self.PROCTITLE, records.PROCTITLE),
+            self.kernel.record('', records.EOE),
+        ]
+
+    def _said(self):
+        return [
+            (event['denial']['exe'], event['denial']['proctitle'])
+            for event in self.events()
+        ]
+
+    def _learn(self):
+        """Let the agent hear that this host records system calls."""
+        self.agent.hears(self.kernel.denial('/learn'), *self._end())
+        self.agent.reader.waits.clear()
+
+    def test_what_comes_with_it_is_told_with_it(self):
+        self.agent.hears(self.kernel.denial(), *self._end())
+        self.assertEqual([('/usr/bin/qemu', 'qemu')], self._said())
+
+    def test_what_comes_within_milliseconds_too_piece_by_piece(self):
+        self._learn()
+        denial = self.kernel.denial()
+        self.agent.reader.batches = [[each] for each in self._end()]
+        self.agent.hears(denial)
+        self.assertEqual(('/usr/bin/qemu', 'qemu'), self._said()[1])
+
+    def test_what_came_late_once_is_waited_for_the_next_time(self):
+        self.agent.hears(self.kernel.denial('/a'))
+        self.agent.hears(*self._end())
+        denial = self.kernel.denial('/b')
+        self.agent.reader.batches = [self._end()]
+        self.agent.hears(denial)
+        self.assertEqual(
+            [(None, None), ('/usr/bin/qemu', 'qemu')], self._said()
+        )
+
+    def test_a_denial_alone_does_not_wait(self):
+        self.agent.hears(self.kernel.denial())
+        self.assertEqual(1, len(self.events()))
+        self.assertEqual([], self.agent.reader.waits)
+
+    def test_nobody_waits_for_more_of_an_event_that_is_complete(self):
+        self._learn()
+        self.agent.hears(self.kernel.denial(), *self._end())
+        self.assertEqual([], self.agent.reader.waits)
+
+    def test_what_never_comes_is_waited_for_some_milliseconds(self):
+        self._learn()
+        self.agent.hears(self.kernel.denial())
+        self.assertEqual(2, len(self.events()))
+        self.assertLess(sum(self.agent.reader.waits), 0.01)
+
+    def test_another_event_says_nothing_about_it(self):
+        denial = self.kernel.denial()
+        self.kernel.event()
+        self.agent.hears(denial, *self._end())
+        self.assertEqual([(None, None)], self._said())
+
+    def test_all_denials_of_one_call_get_it(self):
+        one = self.kernel.denial('/a')
+        other = one[0], one[1].replace(b'/a', b'/b')
+        self.agent.hears(one, other, *self._end())
+        self.assertEqual([('/usr/bin/qemu', 'qemu')] * 2, self._said())
+
+    def test_denials_that_come_meanwhile_are_reported_too(self):
+        self._learn()
+        denial = self.kernel.denial('/a')
+        self.agent.reader.batches = [[self.kernel.denial('/b')]]
+        self.agent.hears(denial)
+        self.assertEqual(['/learn', '/a', '/b'], self.paths())
+
+
+class RepeatsTest(IntakeTestCase):
+    def test_the_first_at_once_the_others_in_one_event(self):
+        self.agent.hears(*(self.kernel.denial() for _ in range(5)))
+        self.agent.hears(self.kernel.denial(), after=1)
+        (first,) = self.events()
+        self.assertEqual(1, first['repeats']['count'])
+        self.agent.hears(after=WINDOW)
+        _, told = self.events()
+        self.assertEqual(5, told['repeats']['count'])
+        self.assertEqual(first['id'], told['repeats']['of'])
+        self.assert_accounted()
+        counts = self.agent.ledger.snapshot().counts
+        self.assertEqual(
+            (6, 1, 5), (counts['in'], counts['out'], counts['folded'])
+        )
+
+    def test_who_tries_the_very_same_an_hour_later_is_reported_again(self):
+        # but for its number and time the record is the same
+        self.agent.hears(self.kernel.denial())
+        self.agent.hears(after=3600)
+        self.agent.hears(self.kernel.denial())
+        first, second = self.events()
+        self.assertNotEqual(first['id'], second['id'])
+        self.assertIsNone(second['repeats']['of'])
+
+    def test_its_noise_does_not_hide_what_it_tries_on_a_neighbour(self):
+        self.agent = self.make(UUID1, UUID2, kinds=3)
+        self.agent.hears(*(self.kernel.denial(f'/x{n}') for n in range(50)))
+        before = len(self.events())
+        self.assertLess(before, 6)
+        self.agent.hears(self.kernel.denial(_disk(UUID2)))
+        event = self.events()[before]
+        self.assertEqual(UUID2, event['target']['owner']['uuid'])
+        self.assertEqual('critical', event['classification']['severity'])
+        self.assert_accounted()
+
+    def test_nor_what_it_tries_without_a_file(self):
+        self.agent = self.make(UUID1, UUID2, kinds=3)
+        self.agent.hears(*(self.kernel.denial(f'/x{n}') for n in range(50)))
+        before = len(self.events())
+        self.kernel.event()
+        self.agent.hears(
+            self.kernel.record(
+                'apparmor="DENIED" operation="capable" class="cap" '
+                f'profile="libvirt-{UUID1}" pid=7 comm="qemu" capability=21 '
+                'capname="sys_admin"'
+            )
+        )
+        self.assertEqual('capability', self.events()[before]['target']['kind'])
+
+    def test_nor_what_another_guest_tries(self):
+        self.agent = self.make(UUID1, UUID2, kinds=3)
+        self.agent.hears(
+            *(self.kernel.denial(f'/x{n}') for n in range(50)),
+            self.kernel.denial('/etc/shadow', UUID2),
+        )
+        self.assertEqual(UUID2, self.events()[-1]['instance']['uuid'])
+
+    def test_what_is_folded_is_told_with_samples(self):
+        self.agent = self.make(UUID1, kinds=3)
+        self.agent.hears(*(self.kernel.denial(f'/x{n}') for n in range(50)))
+        self.agent.hears(after=WINDOW)
+        told = self.events()[-1]['repeats']
+        self.assertEqual(46, told['count'])
+        self.assertGreaterEqual(told['kinds'], 40)
+        self.assertTrue(told['samples'])
+        self.assert_accounted()
+
+    def test_repeats_outlive_the_first_event_s_journal(self):
+        self.agent.hears(self.kernel.denial(), self.kernel.denial())
+        with sqlite3.connect(self.agent.journal.path) as connection:
+            connection.execute('DELETE FROM events')
+        self.agent.hears(after=WINDOW)
+        self.agent.hears(after=1)
+        (lost,) = self.events(LOST)
+        self.assertEqual(('retention', 1), (lost['stage'], lost['count']))
+
+    def test_what_was_counted_outlives_the_agent(self):
+        self.agent.hears(self.kernel.denial())
+        self.agent.hears(self.kernel.denial(), self.kernel.denial())
+        self.agent = self.make(UUID1)
+        self.agent.runs()
+        first, told = self.events()
+        self.assertEqual(2, told['repeats']['count'])
+        self.assertEqual(first['id'], told['repeats']['of'])
+        # and is told once
+        self.agent = self.make(UUID1)
+        self.agent.runs()
+        self.assertEqual(2, len(self.events()))
+
+    def test_the_equation_holds_whatever_comes(self):
+        self.agent = self.make(UUID1, UUID2, kinds=5)
+        choice = random.Random(5)
+        for _ in range(60):
+            heard = [
+                choice.choice(
+                    [
+                        self.kernel.denial(
+                            f'/x{choice.randrange(20)}',
+                            choice.choice([UUID1, UUID2, UUID3]),
+                        ),
+                        (records.AVC, choice.randbytes(30)),
+                        (1300, choice.randbytes(30)),
+                        self.kernel.record('apparmor="STATUS"'),
+                    ]
+                )
+                for _ in range(choice.randrange(30))
+            ]
+            self.agent.hears(*heard, after=choice.random() * 10)
+        self.agent.hears(after=WINDOW)
+        snapshot = self.agent.ledger.snapshot()
+        self.assertEqual(0, snapshot.unaccounted)
+        self.assertEqual(
+            snapshot.counts['in'] - snapshot.lost['unparsable'],
+            sum(entry.denials for entry in self.entries()),
+        )
+
+
+class UnknownGuestTest(IntakeTestCase):
+    """Of one that has just been started, libvirt has to be asked."""
+
+    def test_it_is_told_when_its_guest_is_known(self):
+        self.agent.hears(self.kernel.denial(uuid=UUID3))
+        self.assertEqual([], self.events())
+        self.assertEqual(1, self.agent.guests.asked)
+        self.agent.guests.table = _table(UUID1, UUID3)
+        self.agent.hears(after=0.2)
+        (event,) = self.events()
+        self.assertEqual('7777', event['instance']['name'])
+
+    def test_it_is_told_after_a_second_all_the_same(self):
+        self.agent.hears(self.kernel.denial(uuid=UUID3))
+        self.agent.hears(after=0.9)
+        self.assertEqual([], self.events())
+        self.agent.hears(after=0.2)
+        (event,) = self.events()
+        self.assertEqual(UUID3, event['instance']['uuid'])
+        self.assertEqual('', event['instance']['name'])
+        self.assert_accounted()
+
+    def test_it_holds_up_nobody_else(self):
+        self.agent.hears(
+            self.kernel.denial(uuid=UUID3), self.kernel.denial(uuid=UUID1)
+        )
+        (event,) = self.events()
+        self.assertEqual(UUID1, event['instance']['uuid'])
+
+    def test_its_denials_come_in_their_order(self):
+        self.agent.hears(
+            self.kernel.denial('/a', UUID3), self.kernel.denial('/b', UUID3)
+        )
+        self.agent.guests.table = _table(UUID3)
+        self.agent.hears(self.kernel.denial('/c', UUID3), after=0.2)
+        self.assertEqual(['/a', '/b', '/c'], self.paths())
+
+    def test_who_gets_known_in_the_middle_of_a_turn_changes_no_order(self):
+        self.agent.hears(self.kernel.denial('/a', UUID3))
+        tables = iter([_table(UUID1)])
+        newer = _table(UUID3)
+        type(self.agent.guests).table = mock.PropertyMock(
+            side_effect=lambda: next(tables, newer)
+        )
+        self.addCleanup(delattr, type(self.agent.guests), 'table')
+        self.agent.hears(self.kernel.denial('/b', UUID3), after=0.2)
+        self.agent.hears(after=0.2)
+        self.assertEqual(['/a', '/b'], self.paths())
+
+    def test_when_the_agent_stops_it_is_not_waited_for(self):
+        self.agent.runs([self.kernel.denial(uuid=UUID3)])
+        self.assertEqual(1, len(self.events()))
+
+    def test_it_outlives_the_agent(self):
+        self.agent.hears(self.kernel.denial('/before'))
+        self.agent.hears(self.kernel.denial('/a', UUID3), after=0.1)
+        self.assertEqual(['/before'], self.paths())
+        self.agent = self.make(UUID3)
+        self.agent.runs()
+        _, event = self.events()
+        self.assertEqual('/a', event['target']['path'])
+        self.assertEqual('7777', event['instance']['name'])
+        self.assertEqual([], self.events(LOST))
+        self.assert_accounted()
+
+    def test_also_when_it_came_from_a_file(self):
+        self.agent.hears(self.kernel.denial('/before'))
+        self.kernel.denial('/a', UUID3, keep=True)
+        self.agent.hears(self.kernel.denial('/after'))
+        with mock.patch.object(intake, '_PATIENCE', 3600):
+            self.agent.waits_until(lambda: self.agent.guests.asked)
+        self.assertEqual(['/before', '/after'], self.paths())
+        # the file is gone, the agent too
+        os.unlink(self.log)
+        self.agent = self.make(UUID3)
+        self.agent.runs()
+        self.assertEqual(['/before', '/after', '/a'], self.paths())
+
+    def test_its_repeats_never_come_before_it(self):
+        with mock.patch.object(intake, '_PATIENCE', 2 * WINDOW):
+            self.agent.hears(
+                self.kernel.denial(uuid=UUID3), self.kernel.denial(uuid=UUID3)
+            )
+            self.agent.hears(after=WINDOW + 1)
+        first, told = self.events()
+        self.assertEqual(first['id'], told['repeats']['of'])
+        self.assertEqual([], self.events(LOST))
+        self.assert_accounted()
+
+
+class JournalTest(IntakeTestCase):
+    def test_events_windows_and_position_stand_in_one_transaction(self):
+        self.agent.hears(self.kernel.denial('/a'))
+        with mock.patch.object(
+            self.agent.journal, 'commit', wraps=self.agent.journal.commit
+        ) as commit:
+            self.agent.hears(
+                self.kernel.denial('/a'), self.kernel.denial('/b')
+            )
+        ((events, windows, state), _) = commit.call_args
+        self.assertEqual(['/b'], [e.payload['target']['path'] for e in events])
+        self.assertEqual([1], [row['count'] for row in windows.values()])
+        position = json.loads(state[intake.POSITION])
+        self.assertEqual(self.kernel.serial, position['serials']['highest'])
+        commit.assert_called_once()
+
+    def test_what_changes_nothing_is_written_every_few_seconds(self):
+        with mock.patch.object(
+            self.agent.journal, 'commit', wraps=self.agent.journal.commit
+        ) as commit:
+            for _ in range(20):
+                self.kernel.event()
+                self.agent.hears(
+                    self.kernel.record('x', records.SYSCALL), after=0.5
+                )
+        self.assertEqual(2, commit.call_count)
+
+    def _unwritable(self, cause='the disk is full'):
+        return mock.patch.object(
+            self.agent.journal,
+            'commit',
+            autospec=True,
+            side_effect=exceptions.JournalUnavailable(cause),
+        )
+
+    def test_events_wait_until_it_can_be_written(self):
         with (
-            mock.patch.object(time, 'monotonic', lambda: now),
+            self._unwritable(),
             self.assertLogs(intake.LOG.logger, 'ERROR') as logs,
         ):
-            for _ in range(10):
-                tally.add()
-            now = 101.5
-            tally.tell()
-            tally.tell()
-        self.assertEqual(2, len(logs.output))
-        self.assertIn('1 new, 1 in all', logs.output[0])
-        self.assertIn('9 new, 10 in all', logs.output[1])
+            for name in ('/a', '/b', '/a'):
+                self.agent.hears(self.kernel.denial(name), after=2)
+        self.assertEqual([], self.agent.journal.entries())
+        # it is said once
+        self.assertEqual(1, len(logs.output))
+        self.assertIn('the disk is full', logs.output[0])
+        self.agent.wake.assert_not_called()
+        self.agent.hears(after=2)
+        self.assertEqual(['/a', '/b'], self.paths())
+        self.agent.hears(after=WINDOW)
+        self.assertEqual(1, self.events()[2]['repeats']['count'])
+        self.assertEqual([], self.events(LOST))
+        self.assert_accounted()
+
+    def test_events_of_other_threads_wait_too(self):
+        with self._unwritable():
+            self.agent.intake.give(model.Agent('cmp1', True, '1', 'boot'))
+            self.agent.hears()
+        self.agent.hears(after=2)
+        self.assertEqual(1, len(self.entries('isolation.agent.start')))
+
+    def test_windows_that_end_meanwhile_are_told_later(self):
+        self.agent.hears(self.kernel.denial(), self.kernel.denial())
+        with self._unwritable():
+            self.agent.hears(self.kernel.denial(), after=WINDOW + 1)
+            self.agent.hears(after=10)
+        self.agent.hears(after=10)
+        _, told = self.events()
+        self.assertEqual(2, told['repeats']['count'])
+        self.assert_accounted()
+
+    def test_it_is_not_tried_at_each_turn(self):
+        # each goes through all that waits
+        with self._unwritable() as commit:
+            for _ in range(20):
+                self.agent.hears(self.kernel.denial(), after=0.1)
+        self.assertLessEqual(commit.call_count, 3)
+
+    def test_what_does_not_fit_is_announced(self):
+        with self._unwritable(), mock.patch.object(intake, '_WAITING', 10):
+            for number in range(14):
+                self.agent.hears(self.kernel.denial(f'/x{number}'), after=0.1)
+            for _ in range(20):
+                self.agent.intake.give(model.Agent('cmp1', True, '1', 'b'))
+        self.agent.hears(after=2)
+        self.assertEqual([f'/x{number}' for number in range(10)], self.paths())
+        self.assertEqual(10, len(self.entries('isolation.agent.start')))
+        self.assertEqual(4, self.agent.ledger.snapshot().lost['journal'])
+        self.assertEqual(10, self.agent.ledger.snapshot().unknown['journal'])
+        self.assertEqual(['journal'], [e['stage'] for e in self.events(LOST)])
+        self.assert_accounted()
+
+    def test_an_announcement_that_could_not_be_written_is_made_again(self):
+        with self._unwritable():
+            self.agent.hears((records.AVC, b'garbage'))
+        self.agent.hears(after=2)
+        (event,) = self.events(LOST)
+        self.agent.hears(after=10)
+        self.assertEqual(1, len(self.events(LOST)))
+        self.assertEqual('unparsable', event['stage'])
+
+    def test_an_agent_that_cannot_read_it_yet_waits_for_it(self):
+        self.agent.hears(self.kernel.denial('/a'), self.kernel.denial('/a'))
+        self.agent = self.make(UUID1)
+        real = self.agent.journal.windows
+        failing = [exceptions.JournalUnavailable('hangs')] * 2
+        beats = []
+        with (
+            mock.patch.object(
+                self.agent.journal,
+                'windows',
+                autospec=True,
+                side_effect=[*failing, real()],
+            ),
+        ):
+            self.agent.reader.batches = [[self.kernel.denial('/b')]]
+            self.agent.intake.start(lambda: beats.append(1))
+            limit = time.monotonic() + 30
+            while len(self.agent.reader) and time.monotonic() < limit:
+                time.sleep(0.01)
+            self.agent.intake.stop(30)
+        self.assertEqual(
+            [('/a', 1), ('/b', 1), ('/a', 1)],
+            [
+                (e['target']['path'], e['repeats']['count'])
+                for e in self.events()
+            ],
+        )
+        # it lives
+        self.assertGreaterEqual(len(beats), 2)
+
+    def test_two_agents_make_one_event_of_one_record(self):
+        denial = self.kernel.denial()
+        self.agent.hears(denial)
+        (first,) = self.events()
+        self.agent = self.make(UUID1)
+        self.agent.hears(denial)
+        self.assertEqual([first], self.events())
+
+
+@ddt.ddt
+class PastTest(IntakeTestCase):
+    """What was not heard."""
+
+    def _restart(self):
+        self.agent = self.make(UUID1, UUID2)
+        self.agent.runs()
+
+    def test_what_happened_while_there_was_no_agent_is_reported_once(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self._restart()
+        self.assertEqual(['/a', '/b'], self.paths())
+        self.assert_accounted()
+        self._restart()
+        self.assertEqual(['/a', '/b'], self.paths())
+        self.assertEqual([], self.events(LOST))
+
+    def test_nothing_is_reported_of_the_time_before_the_first_agent(self):
+        self.kernel.denial('/a', keep=True)
+        self._restart()
+        self.assertEqual([], self.events())
+
+    def test_it_comes_before_what_is_heard_now(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self.agent = self.make(UUID1)
+        self.agent.runs([self.kernel.denial('/c', keep=True)])
+        self.assertEqual(['/a', '/b', '/c'], self.paths())
+
+    def test_what_comes_from_file_and_socket_is_one_event(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        # auditd was quicker than the agent
+        denial = self.kernel.denial('/b', keep=True)
+        self.agent = self.make(UUID1)
+        self.agent.runs([denial])
+        self.assertEqual(['/a', '/b'], self.paths())
+        counts = self.agent.ledger.snapshot().counts
+        self.assertEqual((1, 0), (counts['in'], counts['folded']))
+
+    def test_what_is_heard_before_the_file_is_read_is_not_taken_again(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        missed = self.kernel.denial('/b', keep=True)
+        self.agent.hears(self.kernel.denial('/c', keep=True), after=1)
+        # late, but it comes
+        self.agent.hears(missed, after=1)
+        self.agent.waits_until(lambda: self.agent.now > 1060)
+        self.assertEqual(['/a', '/c', '/b'], self.paths())
+        self.assertEqual(0, self.agent.ledger.snapshot().counts['folded'])
+
+    def test_a_gap_is_filled_from_the_file(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self.agent.hears(self.kernel.denial('/c', keep=True))
+        self.assertEqual(['/a', '/c'], self.paths())
+        self.agent.waits_until(lambda: len(self.events()) > 2)
+        self.assertEqual(['/a', '/c', '/b'], self.paths())
+        self.agent.waits_until(lambda: self.agent.now > 1060)
+        self.assertEqual([], self.events(LOST))
+
+    def test_what_no_file_has_is_announced(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b')
+        self.kernel.denial('/c')
+        self.agent.hears(self.kernel.denial('/d', keep=True))
+        self.agent.waits_until(lambda: self.events(LOST))
+        self.agent.waits_until(lambda: self.agent.now > 1060)
+        (event,) = self.events(LOST)
+        self.assertEqual(('socket', 2), (event['stage'], event['count']))
+        self.assertIn(self.log, event['reason'])
+
+    def test_what_nobody_was_there_to_hear_is_announced_as_that(self):
+        self.agent.hears(self.kernel.denial('/a'))
+        self.kernel.denial('/b')
+        self._restart()
+        # only now it can be known
+        self.agent.hears(self.kernel.denial('/c'), after=1)
+        self.agent.waits_until(lambda: self.events(LOST))
+        (event,) = self.events(LOST)
+        self.assertEqual(('agent', 1), (event['stage'], event['count']))
+        self.assertIn('was not there', event['reason'])
+        # and what it does not hear later is another thing
+        self.kernel.denial('/d')
+        self.agent.hears(self.kernel.denial('/e'), after=10)
+        self.agent.waits_until(lambda: len(self.events(LOST)) > 1)
+        self.assertEqual('socket', self.events(LOST)[1]['stage'])
+
+    def test_the_end_of_a_flood_that_ran_over_is_taken_from_the_file(self):
+        # and nothing comes that would show a gap
+        self.agent.hears(self.kernel.denial('/a', keep=True), reader.OVERRUN)
+        self.kernel.denial('/b', keep=True)
+        self.agent.waits_until(lambda: len(self.events()) > 1)
+        self.assertEqual(['/a', '/b'], self.paths())
+        self.agent.waits_until(lambda: self.agent.now > 1060)
+        self.assertEqual([], self.events(LOST))
+
+    def test_or_it_is_announced(self):
+        self.agent.hears(self.kernel.denial('/a'), reader.OVERRUN)
+        self.agent.waits_until(lambda: self.events(LOST))
+        self.agent.waits_until(lambda: self.agent.now > 1060)
+        (event,) = self.events(LOST)
+        self.assertEqual(('socket', None), (event['stage'], event['count']))
+
+    def test_a_change_of_profiles_of_the_past_is_no_news(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.event()
+        status = self.kernel.record(
+            'apparmor="STATUS" operation="profile_remove" '
+            f'profile="unconfined" name="libvirt-{UUID1}" pid=5 comm="p"'
+        )
+        self.kernel.keep(status)
+        self.agent = self.make(UUID1)
+        self.agent.runs()
+        self.agent.on_status.assert_not_called()
+
+    def test_but_one_that_is_heard_is_though_the_file_has_it_too(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.event()
+        status = self.kernel.record('apparmor="STATUS" operation="x"')
+        self.kernel.keep(status)
+        self.agent = self.make(UUID1)
+        self.agent.runs([status])
+        self.agent.on_status.assert_called_once()
+
+    def test_what_was_taken_is_not_remembered_for_ever(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        for number in range(20):
+            self.kernel.denial(f'/x{number}', keep=True)
+        self.agent = self.make(UUID1)
+        self.agent.runs()
+        self.assertEqual(21, len(self.events()))
+        self.agent.hears(after=1)
+        # the socket may still bring it, until it is beyond that
+        self.assertTrue(self.agent.intake._taken)
+        self.agent.hears(self.kernel.denial('/beyond'))
+        self.agent.hears()
+        self.assertEqual(set(), self.agent.intake._taken)
+
+    def test_a_history_that_fails_stops_nothing_and_is_announced(self):
+        self.agent.hears(self.kernel.denial('/a'))
+        self.agent = self.make(UUID1)
+        with mock.patch.object(
+            intake.catching, 'Catching', side_effect=RuntimeError('no thread')
+        ):
+            self.agent.runs([self.kernel.denial('/b')])
+        self.assertEqual(['/a', '/b'], self.paths())
+        (event,) = self.events(LOST)
+        self.assertEqual(('agent', None), (event['stage'], event['count']))
+
+    def _of_another_boot(self, **state):
+        """Let the agent's position be of another boot."""
+        booted = backfill.boot_time()
+        self.kernel.time = booted - 100
+        with mock.patch.object(backfill, 'boot_id', lambda: 'another boot'):
+            self.agent = self.make(UUID1, UUID2)
+        return booted
+
+    def test_after_a_reboot_the_end_of_the_last_boot_is_reported_once(self):
+        self._of_another_boot()
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self._restart()
+        self.assertEqual(['/a', '/b'], self.paths())
+        # it was no repeat of itself
+        self.assertEqual(0, self.agent.ledger.snapshot().counts['folded'])
+        self._restart()
+        self.assertEqual(['/a', '/b'], self.paths())
+
+    def test_and_the_beginning_of_this_one(self):
+        booted = self._of_another_boot()
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        # numbers begin anew
+        self.kernel.serial, self.kernel.time = 0, booted + 10
+        self.kernel.denial('/b', keep=True)
+        self.agent = self.make(UUID1)
+        self.agent.runs([self.kernel.denial('/c', keep=True)])
+        self.assertEqual(['/a', '/b', '/c'], self.paths())
+
+    def test_what_was_missing_in_the_last_boot_is_announced(self):
+        self._of_another_boot()
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.serial += 3
+        self.agent.hears(self.kernel.denial('/b', keep=True))
+        self._restart()
+        (event,) = self.events(LOST)
+        self.assertEqual(('agent', 3), (event['stage'], event['count']))
+
+    @ddt.data(
+        'no JSON',
+        '[]',
+        '{}',
+        '{"serials": null, "seen": 1, "held": []}',
+        '{"serials": {"boot": 5}, "seen": 1, "held": []}',
+        '{"serials": {"boot": "b", "highest": "x", "missing": [[]], '
+        '"given_up": 0}, "seen": 1, "held": []}',
+        '{"serials": {"boot": "b", "highest": 1, "missing": [], '
+        '"given_up": 0}, "seen": 1e300, "held": []}',
+        '{"serials": {"boot": "b", "highest": 1, "missing": [], '
+        '"given_up": 0}, "seen": 1, "held": [[0, 1400, 5]]}',
+        '{"serials": {"boot": "b", "highest": 1, "missing": [], '
+        '"given_up": 0}, "seen": 1, "held": [[0, 1400, "\\u1234"]]}',
+        '{"serials": {"boot": "b", "highest": 1, "missing": [], '
+        '"given_up": 0}, "seen": 1, "held": 5}',
+    )
+    def test_a_damaged_position_is_announced_and_the_agent_works(self, text):
+        self.agent.journal.commit(state={intake.POSITION: text})
+        self.agent = self.make(UUID1)
+        self.agent.runs([self.kernel.denial('/a')])
+        self.assertEqual(['/a'], self.paths())
+        stages = [event['stage'] for event in self.events(LOST)]
+        self.assertEqual(['agent'], stages)
+
+    def test_damaged_windows_do_no_more_harm(self):
+        self.agent.journal.commit(windows={'x': {'count': 'many'}})
+        self.agent = self.make(UUID1)
+        with self.assertLogs(intake.LOG.logger, 'ERROR') as logs:
+            self.agent.runs([self.kernel.denial('/a')])
+        self.assertEqual(['/a'], self.paths())
+        self.assertIn("'x'", logs.output[0])
+        (event,) = self.events(LOST)
+        self.assertEqual(('journal', None), (event['stage'], event['count']))
+        # it is not found again
+        self.assertEqual({}, self.agent.journal.windows())
+
+
+class LogTest(base.BaseTestCase):
+    def test_a_line_per_event_with_its_weight(self):
+        events = [
+            model.Agent('cmp1', True, '1', 'boot'),
+            model.Refused(
+                'cmp1', model.Instance(UUID1), 'spawn', 'no\nprofile'
+            ),
+        ]
+        with self.assertLogs(intake.LOG.logger, 'INFO') as logs:
+            intake.tell([journal.Entry.of(event) for event in events])
+        self.assertEqual(
+            ['INFO', 'WARNING'], [record.levelname for record in logs.records]
+        )
+        for event, line in zip(events, logs.output, strict=True):
+            self.assertIn(f'{event.event_type} {event.id}: ', line)
+            self.assertTrue(line.isprintable())
