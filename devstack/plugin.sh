@@ -10,6 +10,7 @@
 NOVA_ISOLATION_DIR=$DEST/nova-isolation
 NOVA_ISOLATION_STATE=/var/lib/nova-isolation
 NOVA_ISOLATION_DROPIN=$SYSTEMD_DIR/devstack@nova-isolation-agent.service.d
+NOVA_ISOLATION_CANARY=/etc/apparmor.d/nova-isolation-canary
 
 function is_isolation_wanted {
     is_service_enabled n-cpu && [[ "$VIRT_DRIVER" == libvirt ]]
@@ -33,8 +34,14 @@ function configure_nova_isolation {
     sudo install -m 0644 \
         "$NOVA_ISOLATION_DIR/etc/nova-isolation/rootwrap.d/nova-isolation.filters" \
         "$NOVA_CONF_DIR/rootwrap.d/"
-    # Both services run as the stack user here.
+    # The agent's journal and nova-compute's spool; both services run as the
+    # stack user here.
     sudo install -d -o "$STACK_USER" -m 0750 "$NOVA_ISOLATION_STATE"
+
+    # The profile under which the agent tests whether denials are heard.
+    sudo install -m 0644 "$NOVA_ISOLATION_DIR/etc/apparmor.d/nova-isolation-canary" \
+        "$NOVA_ISOLATION_CANARY"
+    sudo apparmor_parser -r "$NOVA_ISOLATION_CANARY"
 
     # Named, so that libvirtd refuses to run without its driver instead of
     # starting guests unconfined.
@@ -45,17 +52,24 @@ function configure_nova_isolation {
 }
 
 function start_nova_isolation {
-    # One capability is all that the agent needs beyond its user; run_process
-    # has no word for that, so a drop-in of its unit says it.
+    # What the agent needs beyond its user: the kernel's audit records, and the
+    # past ones in the kernel's log and in the journal. run_process has no word
+    # for that, so a drop-in of its unit says it.
+    local capabilities='CAP_AUDIT_READ CAP_SYSLOG'
     sudo mkdir -p "$NOVA_ISOLATION_DROPIN"
-    printf '[Service]\n%s\n%s\n' AmbientCapabilities=CAP_AUDIT_READ \
-        CapabilityBoundingSet=CAP_AUDIT_READ \
+    printf '%s\n' '[Service]' "AmbientCapabilities=$capabilities" \
+        "CapabilityBoundingSet=$capabilities" \
+        SupplementaryGroups=systemd-journal \
         | sudo tee "$NOVA_ISOLATION_DROPIN/capabilities.conf" >/dev/null
     run_process nova-isolation-agent \
         "$(get_python_exec_prefix)/nova-isolation-agent --config-file $NOVA_CPU_CONF"
 }
 
 function cleanup_nova_isolation {
+    if [[ -f "$NOVA_ISOLATION_CANARY" ]]; then
+        sudo apparmor_parser -R "$NOVA_ISOLATION_CANARY" || true
+        sudo rm "$NOVA_ISOLATION_CANARY"
+    fi
     sudo rm -rf "$NOVA_ISOLATION_STATE" "$NOVA_ISOLATION_DROPIN" \
         "$NOVA_CONF_DIR/rootwrap.d/nova-isolation.filters"
 }

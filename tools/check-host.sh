@@ -6,7 +6,8 @@
 #       [--attack GUEST VICTIM [--agent-log FILE]]
 #
 # Is everything there that nova-isolation needs, is it configured, do its
-# services run; and then for every guest that Nova runs: does each thread of its
+# services run, does the kernel record what it denies and does the agent get it
+# to RabbitMQ; and then for every guest that Nova runs: does each thread of its
 # QEMU have the guest's own profile in the configured mode, does the kernel hold
 # just the policy that the profile's file compiles to, and does the kernel,
 # asked, keep it off the disks of the other guests?
@@ -52,6 +53,11 @@ option() {
         }
         END { print value }')
     printf '%s\n' "${value:-$3}"
+}
+
+# worth knowing, and no fault
+note() {
+    printf '  note  %s\n' "$*"
 }
 
 # has PATTERN...: grep -q that reads to the end: its writer gets no SIGPIPE,
@@ -159,14 +165,127 @@ check_agent() {
         good "runs: ${pids[*]}"
     fi
     spool=$(option isolation spool_directory /var/lib/nova-isolation/spool)
-    waiting=$(find "$spool" -name '*.json' -mmin +5 2>/dev/null | wc -l)
-    if ! [ -d "$spool" ]; then
-        wrong "the spool $spool is missing"
+    waiting=$(find "$spool" -name '*.json' -mmin +1 2>/dev/null | wc -l)
+    if ! [ -d "$spool" ] && ! [ -d "${spool%/*}" ]; then
+        wrong "${spool%/*} is missing, where nova-compute makes its spool"
     elif [ "$waiting" -gt 0 ]; then
-        wrong "$waiting events wait in $spool for more than 5 minutes:" \
-            'is RabbitMQ reachable?'
+        wrong "$waiting events of nova-compute wait in $spool for more than a" \
+            'minute: the agent does not take them into its journal'
     else
         good 'no event waits in the spool'
+    fi
+    check_journal
+}
+
+# What the journal tells: "waiting N", "canary SECONDS-AGO", "lost N".
+JOURNAL='
+import sqlite3, sys, time, urllib.parse
+now = time.time()
+db = sqlite3.connect(
+    "file:%s?mode=ro" % urllib.parse.quote(sys.argv[1]), uri=True, timeout=5
+)
+def ask(query, *values):
+    return db.execute(query, values).fetchone()[0]
+print("waiting", ask(
+    "SELECT count(*) FROM events WHERE sent IS NULL AND time < ?", now - 300
+))
+canary = ask(
+    "SELECT max(time) FROM events WHERE event_type = ?"
+    " AND sent IS NOT NULL AND failure IS NULL", "isolation.agent.canary"
+)
+print("canary", "never" if canary is None else int(now - canary))
+print("lost", ask(
+    "SELECT count(*) FROM events WHERE event_type = ? AND time > ?",
+    "isolation.lost", now - 86400
+))
+'
+
+check_journal() {
+    local journal interval found waiting canary lost
+    journal=$(option isolation journal_directory /var/lib/nova-isolation)
+    journal=$journal/journal.sqlite
+    interval=$(option isolation canary_interval 3600)
+    if ! found=$(python3 -c "$JOURNAL" "$journal" 2>&1); then
+        wrong "the journal $journal cannot be read: ${found##*$'\n'}"
+        return
+    fi
+    waiting=$(awk '$1 == "waiting" { print $2 }' <<<"$found")
+    canary=$(awk '$1 == "canary" { print $2 }' <<<"$found")
+    lost=$(awk '$1 == "lost" { print $2 }' <<<"$found")
+    if [ "$waiting" -gt 0 ]; then
+        wrong "$waiting events wait in the journal for more than 5 minutes:" \
+            'is RabbitMQ reachable?'
+    else
+        good 'no event waits in the journal'
+    fi
+    if [ "$interval" = 0 ]; then
+        note '[isolation] canary_interval is 0: nobody tests the whole way'
+    elif [ "$canary" = never ] || [ "$canary" -gt $((2 * interval)) ]; then
+        wrong "the last denial of the agent's own that arrived: $canary" \
+            '(seconds ago): nova-isolation violations says where others ended'
+    else
+        good "a denial of the agent's own arrived $canary seconds ago"
+    fi
+    [ "$lost" -eq 0 ] || note "$lost events isolation.lost of the last day:" \
+        'nova-isolation violations --since 1d'
+}
+
+# What the kernel says of its audit: "limit N", "rate N", "lost N".
+AUDIT='
+import socket, struct
+ask = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9)
+ask.settimeout(2)
+ask.sendto(struct.pack("=IHHII", 16, 1000, 1, 1, 0), (0, 0))
+while True:
+    data = ask.recv(8192)
+    if struct.unpack_from("=H", data, 4)[0] == 1000:
+        break
+rate, limit, lost = struct.unpack_from("=4x4x4x4xIII", data, 16)
+print("rate", rate)
+print("limit", limit)
+print("lost", lost)
+'
+
+check_audit() {
+    local loaded found log user pid rate limit lost wanted held
+    local audit=/sys/module/apparmor/parameters/audit
+    printf 'Audit\n'
+    if has -w 'audit=0' </proc/cmdline; then
+        wrong 'is off: take audit=0 from the command line of the kernel'
+    elif grep -qsx 'quiet\|quiet_denied' "$audit"; then
+        wrong "records no denials of AppArmor: echo normal > $audit"
+    else
+        good 'records denials'
+    fi
+    loaded=$(cat "$APPARMOR"/policy/profiles/nova-isolation-canary.*/mode 2>/dev/null)
+    if [ "$loaded" = enforce ]; then
+        good "the profile of the agent's canary is loaded"
+    elif [ "$(option isolation canary_interval 3600)" != 0 ]; then
+        wrong 'the profile nova-isolation-canary is not loaded: copy it from' \
+            'etc/apparmor.d to /etc/apparmor.d and apparmor_parser -r it'
+    fi
+    if found=$(python3 -c "$AUDIT" 2>/dev/null); then
+        rate=$(awk '$1 == "rate" { print $2 }' <<<"$found")
+        limit=$(awk '$1 == "limit" { print $2 }' <<<"$found")
+        lost=$(awk '$1 == "lost" { print $2 }' <<<"$found")
+        [ "$rate" -eq 0 ] || note "the kernel drops what is beyond $rate" \
+            'records a second: auditctl -r 0'
+        [ "$limit" -eq 0 ] || [ "$limit" -ge 8192 ] || note "the kernel" \
+            "drops denials when $limit records wait: auditctl -b 8192"
+        [ "$lost" -eq 0 ] || note "the kernel has lost $lost records since" \
+            'the boot'
+    fi
+    wanted=$(($(option isolation audit_buffer 32) * 1048576))
+    held=$(cat /proc/sys/net/core/rmem_max)
+    [ "$held" -ge "$wanted" ] || note "a flood overruns the agent after" \
+        "$((held / 1024)) KiB: sysctl net.core.rmem_max=$wanted"
+    log=$(option isolation audit_log /var/log/audit/audit.log)
+    pid=$(running nova-isolation-agent | head -n 1)
+    user=$(stat -c %U "/proc/${pid:-self}" 2>/dev/null)
+    if [ -n "$log" ] && [ -e "$log" ] && [ -n "$user" ] \
+        && ! runuser -u "$user" -- test -r "$log" 2>/dev/null; then
+        note "the agent's user $user cannot read $log:" \
+            "log_group = $user in auditd.conf"
     fi
 }
 
@@ -360,6 +479,7 @@ check_parser
 check_libvirt
 check_nova
 check_agent
+check_audit
 
 uuids=() names=()
 for uuid in $(virsh "${virsh[@]}" list --uuid 2>/dev/null); do

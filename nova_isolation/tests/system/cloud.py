@@ -217,16 +217,15 @@ def profile(uuid: str) -> str:
     return node(f'cat {PROFILES}/libvirt-{uuid}')
 
 
-def widen(uuid: str, rule: str) -> None:
-    """Let the kernel hold a wider policy of a guest than its file says.
+def hold(uuid: str, text: str) -> None:
+    """Let the kernel hold another policy of a guest than its file says.
 
     The periodic task would mend that, of a guest whose vCPUs run.
 
     :param uuid: of the guest, which is paused
-    :param rule: to add, in AppArmor's language
+    :param text: of the profile
     """
-    text = profile(uuid).rstrip().removesuffix('}') + f'  {rule}\n}}\n'
-    path = f'/run/wider-{uuid}'
+    path = f'/run/other-{uuid}'
     ended = lablib.guest(
         [
             'sh',
@@ -237,6 +236,15 @@ def widen(uuid: str, rule: str) -> None:
         ]
     )
     assert ended.status == 0, ended
+
+
+def widen(uuid: str, rule: str) -> None:
+    """Let the kernel hold a wider policy of a guest than its file says.
+
+    :param uuid: of the guest, which is paused: see :func:`hold`
+    :param rule: to add, in AppArmor's language
+    """
+    hold(uuid, profile(uuid).rstrip().removesuffix('}') + f'  {rule}\n}}\n')
 
 
 def reload(uuid: str) -> None:
@@ -374,6 +382,14 @@ def leftovers(*uuids: str) -> list[str]:
     return [line for line in seen if any(uuid in line for uuid in uuids)]
 
 
+def transport_url() -> str:
+    """Tell where RabbitMQ is.
+
+    :returns: for oslo.messaging
+    """
+    return os.environ['LAB_TRANSPORT_URL']
+
+
 class Consumer:
     """Receives the notifications of nova-isolation, as any consumer would."""
 
@@ -381,7 +397,7 @@ class Consumer:
         conf = cfg.ConfigOpts()
         conf([])
         transport = oslo_messaging.get_notification_transport(
-            conf, url=os.environ['LAB_TRANSPORT_URL']
+            conf, url=transport_url()
         )
         self.events: list[dict[str, Any]] = []
         self._changed = threading.Condition()
@@ -401,16 +417,36 @@ class Consumer:
         self._listener.wait()
 
     def _receive(
-        self, context: Any, publisher: str, kind: str, payload: Any, meta: Any
+        self, priority: str, publisher: str, kind: str, payload: Any
     ) -> None:
+        event = {
+            'event_type': kind,
+            'publisher': publisher,
+            'priority': priority,
+            # by this machine's clock, which is the compute node's
+            'received': time.time(),
+            **payload,
+        }
         with self._changed:
-            self.events.append(
-                {'event_type': kind, 'publisher': publisher, **payload}
-            )
+            self.events.append(event)
             self._changed.notify_all()
 
     # one method for each priority: oslo.messaging's contract
-    info = warn = error = _receive
+
+    def info(
+        self, context: Any, publisher: str, kind: str, payload: Any, meta: Any
+    ) -> None:
+        self._receive('info', publisher, kind, payload)
+
+    def warn(
+        self, context: Any, publisher: str, kind: str, payload: Any, meta: Any
+    ) -> None:
+        self._receive('warn', publisher, kind, payload)
+
+    def error(
+        self, context: Any, publisher: str, kind: str, payload: Any, meta: Any
+    ) -> None:
+        self._receive('error', publisher, kind, payload)
 
     def wait_for(
         self,
@@ -423,7 +459,7 @@ class Consumer:
         :param what: for the error
         :param wanted: tells whether this is it
         :param timeout: seconds
-        :returns: the event's payload, with its type and publisher
+        :returns: the event's payload, with its type, publisher and priority
         :raises TimeoutError: when it does not arrive
         """
         limit = time.monotonic() + timeout

@@ -176,9 +176,14 @@ class HotPlugTest(base.PairTestCase):
         self.assert_nothing_else_denied()
 
     def violated(self, event):
+        """Tell whether it is of a denial of this test, and no quiet one."""
         return (
             event['event_type'] == 'isolation.violation'
             and event['instance']['uuid'] == self.uuid
+            and any(
+                f':{event["denial"]["serial"]})' in record
+                for record in cloud.denials()[self.before :]
+            )
         )
 
     def test_the_right_stays_as_long_as_the_device(self):

@@ -30,9 +30,7 @@ class StockHeaderTest(base.CloudTestCase):
         captured = cloud.boot('captured', token=cloud.MALLORY)['id']
         self.addCleanup(cloud.delete, captured, neighbour)
         with cloud.Consumer() as consumer:
-            found = next_start.attempts(
-                'stock', captured, neighbour, consumer
-            )
+            found = next_start.attempts('stock', captured, neighbour, consumer)
         self.assertEqual(
             {observation.name: model.ALLOWED for observation in found},
             {observation.name: observation.result for observation in found},

@@ -20,7 +20,7 @@ import time
 LOG = '/share/log/audit.log'
 
 # AUDIT_USER_AVC is the one kind that the kernel takes from user space also
-# while its audit is off; nothing of ours reads it.
+# while its audit is off.
 MARK = 1107
 FORGED = MARK
 

@@ -15,7 +15,8 @@
 ARGUMENTS is a JSON object with the uuids of the guests ``captured`` and
 ``neighbour``, the ``driver``, and the device ``unplugged`` that the first one
 lost; what was observed goes to standard output as JSON, the denials' serials
-with it, by which a consumer's events are known.
+with it, by which a consumer's events are known, and the kind of each, by which
+the agent sums them up.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ import uuid as uuid_module
 from nova_isolation.apparmor import accesses
 from nova_isolation.apparmor import needs
 from nova_isolation.apparmor import rules
+from nova_isolation.audit import attempts
 from nova_isolation.audit import records
 from nova_isolation.cli import usage
 from nova_isolation.tests.system.attacks import actions
@@ -72,6 +74,8 @@ TABLES: dict[str, tuple[Attempt, ...]] = {
 
 _QUIET = '/sys/module/apparmor/parameters/audit'
 _MARK = 'attacks-mark:'
+# so that the agent finds no denial in it, and nothing that it does not know
+_MARKED = 'avc:  granted  { none } for  '
 _SECCOMP = 1326  # AUDIT_SECCOMP
 
 
@@ -101,7 +105,7 @@ class Tried:
 
 def _do(attempt: Attempt, subject: Subject, mark: str) -> captured.Outcome:
     world, action = subject.world, attempt.action
-    audit.say(f'{_MARK}{mark}')
+    audit.say(f'{_MARKED}{_MARK}{mark}')
     try:
         action.prepare(world)
         if isinstance(action, monitor.Monitor):
@@ -120,7 +124,7 @@ def _do(attempt: Attempt, subject: Subject, mark: str) -> captured.Outcome:
         return captured.Outcome(False, 'broken', traceback.format_exc())
     finally:
         action.restore(world)
-        audit.say(f'{_MARK}end')
+        audit.say(f'{_MARKED}{_MARK}end')
 
 
 def _command(action: monitor.Monitor, world: World) -> captured.Outcome:
@@ -182,7 +186,7 @@ def _denials(lines: list[str], label: str) -> dict[str, list[records.Record]]:
         if (
             isinstance(record, records.Record)
             and record.decision == 'denied'
-            and record.fields['profile'] == label
+            and record.label == label
         ):
             found.setdefault(mark, []).append(record)
     return found
@@ -190,7 +194,7 @@ def _denials(lines: list[str], label: str) -> dict[str, list[records.Record]]:
 
 def _recorded(label: str) -> dict[str, list[records.Record]]:
     end = f'{_MARK}{uuid_module.uuid4()}'
-    audit.say(end)
+    audit.say(_MARKED + end)
     if not audit.wait_for(end, 20):
         raise RuntimeError('the audit log does not go on')
     return _denials(audit.lines(), label)
@@ -376,19 +380,21 @@ def main() -> None:
     virsh.end_twins()
     for name in world.labels:
         captured.end(world.processes[name])
-    json.dump(
-        [
-            {
-                'observed': dataclasses.asdict(_judge(one, heard, loud)),
-                'serials': [
-                    record.serial
-                    for record in heard.get(_heard(one.number), [])
-                ],
-            }
-            for one in tried
-        ],
-        sys.stdout,
-    )
+    items = [
+        {
+            'observed': dataclasses.asdict(_judge(one, heard, loud)),
+            'serials': [
+                record.serial for record in heard.get(_heard(one.number), [])
+            ],
+        }
+        for one in tried
+    ]
+    kinds = [
+        (record.serial, ' '.join(attempts.fingerprint(record)))
+        for found in heard.values()
+        for record in found
+    ]
+    json.dump({'items': items, 'kinds': kinds}, sys.stdout)
 
 
 if __name__ == '__main__':

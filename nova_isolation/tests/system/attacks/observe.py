@@ -15,6 +15,7 @@
 ``python -m …observe FILE`` writes what it observed into FILE.
 """
 
+import collections
 import dataclasses
 import json
 import os
@@ -112,10 +113,9 @@ def _captured(
     if done.status:
         raise RuntimeError(f'{module}: {done.status}\n{done.stderr}')
     found = json.loads(done.stdout)
-    recorded = {s for item in found for s in item['serials']}
-    told = _told(recorded, consumer)
+    told = _told(dict(found['kinds']), consumer)
     observed = []
-    for item in found:
+    for item in found['items']:
         one = model.Observation(**item['observed'])
         # what is allowed may have tried more, in vain
         reported = (
@@ -127,23 +127,35 @@ def _captured(
     return observed
 
 
-def _told(recorded: set[int], consumer: cloud.Consumer) -> set[int]:
-    """Wait until all that the kernel recorded has arrived, or a while."""
+def _told(kinds: dict[int, str], consumer: cloud.Consumer) -> set[int]:
+    """Wait until all that the kernel recorded has arrived, or a while.
+
+    :param kinds: of each record, by its serial
+    :param consumer: hears the events
+    :returns: the serials of those that were told or summed up
+    """
+    recorded = collections.Counter(kinds.values())
 
     def told() -> set[int]:
+        counted: collections.Counter[str] = collections.Counter()
+        for event in list(consumer.events):
+            if event['event_type'] == 'isolation.violation':
+                # of repeats: that of the first
+                kind = kinds.get(event['denial']['serial'], '')
+                counted[kind] += event['repeats']['count']
         return {
-            event['denial']['serial']
-            for event in list(consumer.events)
-            if event['event_type'] == 'isolation.violation'
+            serial
+            for serial, kind in kinds.items()
+            if counted[kind] >= recorded[kind]
         }
 
     def complete() -> Any:
-        return recorded <= told()
+        return len(told()) == len(kinds)
 
     try:
         lablib.wait_for('all reports', complete, 20)
     except TimeoutError as e:
-        print(f'{e}: {sorted(recorded - told())}', file=sys.stderr)
+        print(f'{e}: {sorted(set(kinds) - told())}', file=sys.stderr)
     return told()
 
 

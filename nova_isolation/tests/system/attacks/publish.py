@@ -43,6 +43,8 @@ def _run(image: str, driver: str, share: pathlib.Path) -> None:
             'nova',
             '--glance',
             'stub',
+            '--conf',
+            'tools/each-denial.conf',
             '--compute-driver',
             DRIVERS[driver],
             '--share',
