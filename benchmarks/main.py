@@ -30,12 +30,29 @@ from benchmarks import figures
 
 # What is measured where; the lab's runs are expensive, so one for all names.
 NATIVE = ('compute', 'compile', 'size', 'proof')
+RECORDS = ('parse', 'skip', 'shapes')
 MACHINE = ('proof',)
 CLOUD = ('boot', 'parser')
-NAMES = ('compute', 'compile', 'size', 'parser', 'boot', 'proof')
+HERE = ('agent',)
+NAMES = (
+    'compute',
+    'compile',
+    'size',
+    'parser',
+    'boot',
+    'proof',
+    *RECORDS,
+    *HERE,
+)
 
 
-def native(image: str, names: list[str]) -> str:
+def native(
+    image: str,
+    names: list[str],
+    module: str = 'benchmarks.native',
+    *,
+    network: bool = False,
+) -> str:
     """Run a part in the image's tree, copy-on-write, at native speed."""
     store = cache.Cache(paths.cache())
     tree = images.obtain(image, store).tree
@@ -44,9 +61,9 @@ def native(image: str, names: list[str]) -> str:
     ) as scratch:
         upper, work = (pathlib.Path(scratch, name) for name in 'uw')
         upper.mkdir()
-        python = ['/opt/nova/bin/python3', '-m', 'benchmarks.native', *names]
+        python = ['/opt/nova/bin/python3', '-m', module, *names]
         command = contain.in_tree(
-            tree, python, network=False, overlay=(upper, work)
+            tree, python, network=network, overlay=(upper, work)
         )
         env = contain.clean_environment(
             PYTHONPATH='/src', PYTHONDONTWRITEBYTECODE='1', LAB_IMAGE=image
@@ -127,10 +144,21 @@ def main() -> int:
     parts: list[collections.abc.Callable[[], str]] = []
     if here := [n for n in names if n in NATIVE]:
         parts.append(lambda: native(image, here))
+    if of_records := [n for n in names if n in RECORDS]:
+        # the peers' packages come over the network
+        parts.append(
+            lambda: native(
+                image, of_records, 'benchmarks.records', network=True
+            )
+        )
     if any(n in MACHINE for n in names):
         parts.append(lambda: machine(image))
     if there := [n for n in names if n in CLOUD]:
         parts.append(lambda: cloud(image, there, arguments.boots))
+    if any(n in HERE for n in names):
+        # this machine's broker and the environment of the tests
+        python = os.environ.get('TESTS_PYTHON', sys.executable)
+        parts.append(lambda: output([python, '-m', 'benchmarks.agent']))
     found: list[figures.Figure] = []
     failed = False
     for part in parts:

@@ -1,0 +1,258 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The whole agent, fed through a socket, with a RabbitMQ of its own.
+
+``python3 -m benchmarks.agent``, by :mod:`benchmarks.main`, in the tests' own
+environment on this machine. The host has a thousand guests.
+"""
+
+import datetime
+import math
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+from typing import Any
+
+from benchmarks import figures
+from nova_isolation.tests.functional.agent import rig
+from nova_isolation.tests.functional import rabbitmq
+
+GUESTS = 1000
+# Denials that are each the first of a kind, some time apart.
+FIRSTS = 400
+APART = 0.05
+# The flood: by so many guests, events a second, seconds, and how many are sent
+# at a time.
+FLOODING = 20
+RATE = 20_000
+SECONDS = 60
+CHUNK = 100
+QUIET = 30.0
+# Seconds that all of it may take to arrive.
+PATIENCE = 300.0
+
+# Seconds that the peer is given.
+LAUREL = 10.0
+
+_TICKS = os.sysconf('SC_CLK_TCK')
+
+
+def memory(host: rig.Rig) -> float:
+    """Tell what the agent has of the memory, shared pages in parts: MiB."""
+    total = 0
+    for pid in (host.agent.pid, host.worker):
+        with open(f'/proc/{pid}/smaps_rollup') as f:
+            total += next(
+                int(line.split()[1]) for line in f if line.startswith('Pss:')
+            )
+    return total / 1024
+
+
+def cpu(host: rig.Rig) -> float:
+    """Tell the CPU's time of the agent, in seconds."""
+    total = 0
+    for pid in (host.agent.pid, host.worker):
+        with open(f'/proc/{pid}/stat') as f:
+            fields = f.read().rpartition(')')[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / _TICKS
+
+
+def settled(host: rig.Rig, api: Any, count: int) -> dict[str, Any]:
+    """Wait until so many denials are accounted for; give the status."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        status: dict[str, Any] = api.status('cmp1')
+        if status['counts']['in'] >= count or time.monotonic() > deadline:
+            return status
+        time.sleep(0.2)
+
+
+def latencies(host: rig.Rig) -> list[float]:
+    """Measure from the kernel's stamp to the broker's confirm: ms."""
+    before = len(host.entries())
+    for number in range(FIRSTS):
+        guest = rig.uuid_of(1 + number % GUESTS)
+        host.kernel.deny(f'/etc/{number}', guest)
+        time.sleep(APART)
+    host.wait_until(
+        lambda: all(entry.sent for entry in host.entries()), 'all is sent', 60
+    )
+    found = []
+    for entry in host.entries()[before:]:
+        if entry.event_type != 'isolation.violation':
+            continue
+        stamp = datetime.datetime.fromisoformat(
+            entry.payload['denial']['time']
+        )
+        # the kernel's stamp has whole milliseconds
+        found.append((entry.sent - stamp.timestamp()) * 1000)
+    assert len(found) == FIRSTS, len(found)
+    return sorted(found)
+
+
+def flood(host: rig.Rig, count: int, rate: float) -> float:
+    """Feed denials of distinct names by some guests; give the seconds."""
+    kernel = host.kernel
+    guests = [rig.uuid_of(1 + n) for n in range(FLOODING)]
+    begun = time.monotonic()
+    for start in range(0, count, CHUNK):
+        for number in range(start, start + CHUNK):
+            body = kernel.denial(f'/tmp/{number}', guests[number % FLOODING])
+            kernel.send(1400, body)
+        ahead = begun + (start + CHUNK) / rate - time.monotonic()
+        if ahead > 0:
+            time.sleep(ahead)
+    return time.monotonic() - begun
+
+
+def quantile(values: list[float], q: float) -> float:
+    """Give a quantile of sorted values."""
+    return values[min(len(values) - 1, math.ceil(q * len(values)) - 1)]
+
+
+def laurel() -> tuple[float | None, str]:
+    """Measure the peer with a single denial, without what audit adds to it.
+
+    :returns: milliseconds from the record to the event, at most those that
+        it was given; None, and why, where there is no such package
+    """
+    with tempfile.TemporaryDirectory() as home:
+        for command in (
+            ['apt-get', 'download', '-q', 'laurel'],
+            ['sh', '-c', 'dpkg-deb -x laurel_*.deb .'],
+        ):
+            if subprocess.run(
+                command, cwd=home, capture_output=True
+            ).returncode:
+                return None, 'laurel is not in this Debian'
+        log = pathlib.Path(home, 'out/audit.log')
+        log.parent.mkdir()
+        config = pathlib.Path(home, 'config')
+        config.write_text(
+            f'directory = "{log.parent}"\n[auditlog]\nfile = "{log.name}"\n'
+            f'size = 1000000\ngenerations = 2\n'
+        )
+        program = subprocess.Popen(
+            [f'{home}/usr/sbin/laurel', '-c', str(config)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            time.sleep(1)
+            assert program.stdin is not None
+            begun = time.monotonic()
+            program.stdin.write(
+                b'type=AVC msg=' + rig.Kernel().denial('/x', '0') + b'\n'
+            )
+            program.stdin.flush()
+            while time.monotonic() - begun < LAUREL:
+                if log.exists() and log.stat().st_size:
+                    break
+                time.sleep(0.005)
+            return (time.monotonic() - begun) * 1000, ''
+        finally:
+            program.kill()
+            program.wait()
+
+
+def measure(host: rig.Rig) -> list[figures.Figure]:
+    """Measure an agent that runs."""
+    api = host.api()
+    host.wait_until(
+        lambda: api.status('cmp1')['guests'] == GUESTS, 'it knows its guests'
+    )
+    time.sleep(3)
+    before = cpu(host)
+    time.sleep(QUIET)
+    idle = (cpu(host) - before) / QUIET * 100
+    fresh = memory(host)
+
+    times = latencies(host)
+
+    fed = host.kernel.denied
+    count = RATE * SECONDS
+    begun = time.monotonic()
+    offered = flood(host, count, RATE)
+    status = settled(host, api, fed + count)
+    taken = time.monotonic() - begun
+    counts, lost = status['counts'], status['lost']
+    told = counts['out'] + counts['folded']
+    unaccounted = fed + count - told - sum(lost.values())
+    first = memory(host)
+    # the windows of the first minute end, those of the second are as many
+    flood(host, RATE * SECONDS, RATE)
+    settled(host, api, fed + 2 * count)
+    second = memory(host)
+    api.close()
+
+    def figure(what: str, value: float, unit: str, **more: Any) -> Any:
+        return figures.Figure('agent', what, value, unit, **more)
+
+    none = 'no peer attributes, folds and confirms'
+    peer, why = laurel()
+    name = f'laurel, given {LAUREL:g} s' if peer else None
+    return [
+        figure(
+            'stamp to confirm, first of a kind, p50',
+            quantile(times, 0.5),
+            'ms',
+            most=5,
+            peer=name,
+            peer_value=peer,
+            reason=why,
+        ),
+        figure(
+            'stamp to confirm, first of a kind, p99',
+            quantile(times, 0.99),
+            'ms',
+            most=50,
+            reason=why,
+        ),
+        figure(
+            f'events a second for {SECONDS} s, distinct names',
+            count / max(taken, offered),
+            '/s',
+            least=RATE * 0.98,
+            reason=none,
+        ),
+        figure('of these, unaccounted for', unaccounted, '', most=0),
+        figure('of these, announced as lost', sum(lost.values()), ''),
+        figure(f'memory with {GUESTS} guests', fresh, 'MiB', reason=none),
+        figure('memory after a minute of it', first, 'MiB', most=100),
+        figure('memory after two', second, 'MiB', most=100),
+        figure('idle, of a core', idle, '%', most=0.5, reason=none),
+    ]
+
+
+def main() -> None:
+    """Measure, and write the figures."""
+    broker = rabbitmq.RabbitMQ()
+    broker.setUp()
+    try:
+        host = rig.Rig(broker.url, GUESTS, auditd=False)
+        host.setUp()
+        try:
+            host.start()
+            found = measure(host)
+        finally:
+            host.cleanUp()
+    finally:
+        broker.cleanUp()
+    figures.emit(found)
+
+
+if __name__ == '__main__':
+    main()
