@@ -33,10 +33,10 @@ from nova_isolation import exceptions
 from nova_isolation.tests.functional import consumer
 from nova_isolation.tests.functional import rabbitmq
 from nova_isolation.tests.unit.violations import samples
+from nova_isolation.violations import journal
 from nova_isolation.violations import model
 from nova_isolation.violations import notifier
 from nova_isolation.violations import objects
-from nova_isolation.violations import spool
 
 
 def _refused(reason='it is not confined'):
@@ -54,7 +54,7 @@ def _violation(number):
 
 
 class BrokerTestCase(base.BaseTestCase):
-    """Each test has topics and a spool of its own, the broker is shared."""
+    """Each test has topics and a journal of its own, the broker is shared."""
 
     broker: rabbitmq.RabbitMQ
 
@@ -76,7 +76,10 @@ class BrokerTestCase(base.BaseTestCase):
         # was sent once is then seen, too.
         self._configure('amqp_durable_queues = true')
         self.notifier = self._notifier()
-        self.spool = spool.Spool(str(self.home / 'spool'), 1000)
+        self.journal = journal.Journal(
+            str(self.home / 'journal'), 30, 64, 'cmp1'
+        )
+        self.addCleanup(self.journal.close)
 
     def _configure(self, rabbit='', isolation='', url=None):
         self.conf_file.write_text(
@@ -101,8 +104,8 @@ class BrokerTestCase(base.BaseTestCase):
         )
 
     def _put(self, event):
-        self.spool.put_event(event)
-        (entry,) = (e for e in self.spool.entries() if e.id == event.id)
+        self.journal.commit([journal.Entry.of(event)])
+        (entry,) = (e for e in self.journal.unsent(1000) if e.id == event.id)
         return entry
 
     def _without_broker(self):
@@ -114,7 +117,7 @@ class BrokerTestCase(base.BaseTestCase):
             self.broker.start()
 
     def _start_sender(self):
-        sending = sender.Sender(self.spool, self.notifier)
+        sending = sender.Sender(self.journal, self.notifier)
         sending.start()
         self.addCleanup(sending.stop, 10)
         return sending
@@ -139,8 +142,14 @@ class NotifierTestCase(BrokerTestCase):
     def test_each_priority_has_its_topic(self):
         consuming = self._consume()
         for priority in ('info', 'warn', 'error'):
-            self.spool.put('isolation.test', priority, {})
-        for entry in self.spool.entries():
+            made = journal.Entry.made(
+                'isolation.test',
+                priority,
+                {'id': model.new_id()},
+                time.time(),
+            )
+            self.journal.commit([made])
+        for entry in self.journal.unsent(10):
             self.notifier.send(entry)
         self.assertTrue(consuming.wait(3))
         self.assertEqual(
@@ -173,7 +182,7 @@ class NotifierTestCase(BrokerTestCase):
         consuming = self._consume()
         sending = self._start_sender()
         for count in (1, 2):
-            self.spool.put_event(_refused())
+            self.journal.commit([journal.Entry.of(_refused())])
             sending.wake()
             self.assertTrue(consuming.wait(count))
 
@@ -181,18 +190,18 @@ class NotifierTestCase(BrokerTestCase):
         sending = self._start_sender()
         before = [_refused(str(n)) for n in range(5)]
         for event in before:
-            self.spool.put_event(event)
+            self.journal.commit([journal.Entry.of(event)])
         sending.wake()
         self._wait_until_empty()
         self._without_broker()
         during = [_refused(str(n)) for n in range(5, 25)]
         for event in during:
-            self.spool.put_event(event)
+            self.journal.commit([journal.Entry.of(event)])
             sending.wake()
         # several attempts fail, nothing is forgotten
         time.sleep(2)
         self.assertEqual(
-            [e.id for e in during], [e.id for e in self.spool.entries()]
+            [e.id for e in during], [e.id for e in self.journal.unsent(100)]
         )
         self._with_broker()
         consuming = self._consume()
@@ -207,7 +216,7 @@ class NotifierTestCase(BrokerTestCase):
         threading.Timer(0.3, self.broker.kill).start()
         self.addCleanup(self._with_broker)
         for event in events:
-            self.spool.put_event(event)
+            self.journal.commit([journal.Entry.of(event)])
             sending.wake()
             time.sleep(0.003)
         self.assertFalse(self.broker.running)
@@ -222,8 +231,8 @@ class NotifierTestCase(BrokerTestCase):
 
     def _wait_until_empty(self):
         deadline = time.monotonic() + 40
-        while list(self.spool.entries()):
-            self.assertLess(time.monotonic(), deadline, 'the spool fills')
+        while self.journal.depth():
+            self.assertLess(time.monotonic(), deadline, 'events stay')
             time.sleep(0.05)
 
 
