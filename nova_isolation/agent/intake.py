@@ -234,6 +234,8 @@ class Intake:
         self._entries: list[violations_journal.Entry] = []
         self._given: list[violations_journal.Entry] = []
         self._lock = threading.Lock()
+        # {id of a window whose first event is gone: what was lost of it}
+        self._gone: dict[str, int] = {}
         # of the journal: ids of windows that are damaged there
         self._unreadable: dict[str, None] = {}
         self._written = float('-inf')
@@ -397,13 +399,13 @@ class Intake:
         line: bool = False,
     ) -> None:
         """Tell what a record is about."""
-        if record.verdict not in records.VERDICTS:
+        if _tells_of_policy(record):
+            if not line:
+                self._on_status(record)
+        elif record.decision is None:
             self._unparsable(
                 records.Unparsable('a verdict that is not known', record.raw)
             )
-        elif record.decision is None:
-            if not line:
-                self._on_status(record)
         elif record.label == self._canary_profile:
             # in complain mode it was allowed: the way is open, the cage too
             if record.decision != 'denied':
@@ -582,6 +584,7 @@ class Intake:
         if self._unwritable:
             LOG.info('The journal is written again')
         self._coalescer.committed()
+        self._gone.clear()
         self._unreadable.clear()
         self._ledger.announced(losses)
         self._ledger.count(
@@ -626,7 +629,10 @@ class Intake:
                         )
                     )
                     continue
-            self._ledger.lost('retention', window.count, cause)
+            # once, however often it cannot be written
+            told = self._gone.get(window.id, 0)
+            self._gone[window.id] = window.count
+            self._ledger.lost('retention', window.count - told, cause)
         return made
 
     def _position(self) -> str:
@@ -643,10 +649,12 @@ class Intake:
                 'held': [
                     [
                         each.line,
+                        each.repeats.kinds,
                         each.record.kind,
                         each.record.raw.decode('latin-1'),
                     ]
                     for each in self._held
+                    if each.repeats is not None
                 ],
             }
         )
@@ -731,12 +739,32 @@ class Intake:
             self._ledger.lost(
                 'agent', before.expired(time.monotonic()), _CAUSES['agent']
             )
-        for line, kind, raw in state['held']:
-            payload = raw.encode('latin-1')
-            found = records.parse(kind, payload)
-            if isinstance(found, records.Record):
-                self._sort(found, self._left, bool(line))
+        self._held = [
+            self._left_over(*each, until=time.monotonic() + _PATIENCE)
+            for each in state['held']
+        ]
+        self._ledger.count(agent_ledger.IN, len(self._held))
         return boot == self._boot and self._serials.highest is not None
+
+    @staticmethod
+    def _left_over(
+        line: bool, kinds: int, kind: int, raw: str, *, until: float
+    ) -> _Denied:
+        """Go on with a denial that an earlier agent held.
+
+        It is the first of its kind, and is not folded again: what repeats it
+        was counted then. A window more with its id would be mistaken for that.
+        """
+        found = records.parse(kind, raw.encode('latin-1'))
+        if not isinstance(found, records.Record):
+            raise ValueError(f'a denial that waited is damaged: {found}')
+        return _Denied(
+            found,
+            bool(line),
+            id=_id(found),
+            repeats=model.Repeats(1, found.time, found.time, kinds=int(kinds)),
+            until=until,
+        )
 
     def _catch_up(self, stage: str, now: float, *, certain: bool) -> None:
         """Begin to look elsewhere for what was not heard."""
@@ -802,7 +830,7 @@ class Intake:
             if isinstance(found, records.Record):
                 self._sort(found, denied, line=True)
                 # of a change of policy, what is heard counts
-                if found.decision and line.boot == self._boot:
+                if line.boot == self._boot and not _tells_of_policy(found):
                     self._take(line.serial)
             elif found is not None:
                 self._unparsable(found)
@@ -827,6 +855,8 @@ class Intake:
     def _caught_up(self, reading: backfill.Reading, now: float) -> None:
         self._moved = True
         self._serials.found(reading.found, now)
+        # also of a reading that failed
+        self._serials.found(serials.ranges_of(self._taken), now)
         # what is missing since was not looked for
         lost: int | None = self._serials.settle(self._caught)
         if not lost and not (self._certain or reading.complete):
@@ -855,6 +885,11 @@ def tell(entries: Sequence[violations_journal.Entry]) -> None:
             entry.id,
             entry.payload.get('summary', ''),
         )
+
+
+def _tells_of_policy(record: records.Record) -> bool:
+    """Tell of a record whether nothing was refused, as far as it is known."""
+    return record.decision is None and record.verdict in records.VERDICTS
 
 
 def _id(record: records.Record) -> str:

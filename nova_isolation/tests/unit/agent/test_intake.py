@@ -24,6 +24,7 @@ from unittest import mock
 import ddt
 from oslotest import base
 
+from nova_isolation.agent import catching
 from nova_isolation.agent import intake
 from nova_isolation.agent import ledger
 from nova_isolation.agent import reader
@@ -31,6 +32,7 @@ from nova_isolation.agent import report
 from nova_isolation.audit import attribution
 from nova_isolation.audit import backfill
 from nova_isolation.audit import records
+from nova_isolation.audit import serials
 from nova_isolation import exceptions
 from nova_isolation.tests.unit.audit import guests
 from nova_isolation.violations import coalescing
@@ -559,6 +561,23 @@ class RepeatsTest(IntakeTestCase):
         (lost,) = self.events(LOST)
         self.assertEqual(('retention', 1), (lost['stage'], lost['count']))
 
+    def test_they_are_lost_once_however_often_that_cannot_be_written(self):
+        self.agent.hears(self.kernel.denial(), self.kernel.denial())
+        with sqlite3.connect(self.agent.journal.path) as connection:
+            connection.execute('DELETE FROM events')
+        with mock.patch.object(
+            self.agent.journal,
+            'commit',
+            autospec=True,
+            side_effect=exceptions.JournalUnavailable('the disk is full'),
+        ):
+            for _ in range(3):
+                self.agent.hears(self.kernel.denial(), after=WINDOW)
+        self.agent.hears(after=10)
+        self.agent.hears(after=10)
+        self.assertEqual(4, sum(event['count'] for event in self.events(LOST)))
+        self.assert_accounted()
+
     def test_what_was_counted_outlives_the_agent(self):
         self.agent.hears(self.kernel.denial())
         self.agent.hears(self.kernel.denial(), self.kernel.denial())
@@ -848,6 +867,12 @@ class PastTest(IntakeTestCase):
         self.assertEqual(['/a', '/b'], self.paths())
         self.assertEqual([], self.events(LOST))
 
+    def test_the_next_agent_knows_of_the_first_before_that_reads(self):
+        # what it reads is gone from the socket when it is killed
+        with mock.patch.object(intake.Intake, '_run', autospec=True):
+            self.agent.intake.start()
+        self.assertIsNotNone(self.agent.journal.state(intake.POSITION))
+
     def test_nothing_is_reported_of_the_time_before_the_first_agent(self):
         self.kernel.denial('/a', keep=True)
         self._restart()
@@ -870,6 +895,39 @@ class PastTest(IntakeTestCase):
         counts = self.agent.ledger.snapshot().counts
         self.assertEqual((1, 0), (counts['in'], counts['folded']))
 
+    def test_what_an_agent_took_that_died_meanwhile_is_not_taken_again(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        missed = [self.kernel.denial('/b', keep=True) for _ in range(3)]
+        self.agent = self.make(UUID1)
+        with (
+            mock.patch.object(catching.Catching, 'ended', False),
+            mock.patch.object(intake, '_FIRST', 1),
+        ):
+            self.agent.runs()
+        self.assertEqual(3, self.agent.ledger.snapshot().counts['in'])
+        # neither from the file, nor from the socket, which has them still
+        self.agent = self.make(UUID1)
+        self.agent.runs(missed)
+        self.assertEqual(0, self.agent.ledger.snapshot().counts['in'])
+        self.assertEqual([], self.events(LOST))
+
+    def test_what_was_taken_is_not_taken_again_when_reading_failed(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self.agent.hears(self.kernel.denial('/c', keep=True))
+        read = backfill.Reading.__iter__
+
+        def failing(reading):
+            yield from read(reading)
+            reading._found = serials.Numbers()
+            raise OSError('the disk is gone')
+
+        with mock.patch.object(backfill.Reading, '__iter__', failing):
+            self.agent.waits_until(lambda: len(self.events()) > 2)
+        self.agent.waits_until(lambda: self.agent.now > 1060)
+        self.assertEqual(3, self.agent.ledger.snapshot().counts['in'])
+        self.assertEqual([], self.events(LOST))
+
     def test_what_is_heard_before_the_file_is_read_is_not_taken_again(self):
         self.agent.hears(self.kernel.denial('/a', keep=True))
         missed = self.kernel.denial('/b', keep=True)
@@ -887,6 +945,20 @@ class PastTest(IntakeTestCase):
         self.assertEqual(['/a', '/c'], self.paths())
         self.agent.waits_until(lambda: len(self.events()) > 2)
         self.assertEqual(['/a', '/c', '/b'], self.paths())
+        self.agent.waits_until(lambda: self.agent.now > 1060)
+        self.assertEqual([], self.events(LOST))
+
+    def test_what_is_missed_while_the_file_is_read_is_looked_for_next(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self.agent.hears(self.kernel.denial('/c', keep=True))
+        with mock.patch.object(catching.Catching, 'ended', False):
+            self.agent.waits_until(lambda: len(self.events()) > 2)
+            self.kernel.denial('/d', keep=True)
+            self.agent.hears(self.kernel.denial('/e', keep=True), after=1)
+            self.agent.hears(after=10)
+        self.agent.waits_until(lambda: len(self.events()) > 4)
+        self.assertEqual(['/a', '/c', '/b', '/e', '/d'], self.paths())
         self.agent.waits_until(lambda: self.agent.now > 1060)
         self.assertEqual([], self.events(LOST))
 
