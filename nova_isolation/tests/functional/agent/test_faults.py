@@ -354,6 +354,11 @@ class KillTest(FaultsTestCase):
                 kernel.deny(name, uuid)
 
         host.start()
+        kernel.deny('/first', UUIDS[0])
+        host.wait_until(
+            lambda: host.position()['serials']['highest'],
+            'it has come to a number',
+        )
         with Flood(deny, seed=chance.random(), pause=0.03):
             times = [0.0, 0.0]
             for number in range(self.KILLS):
@@ -618,6 +623,22 @@ class SourcesTest(FaultsTestCase):
         found = host.account(consuming, may_lose=('agent',))
         self.assertEqual({'agent'}, found.unknown)
 
+    def test_killed_while_it_reads_what_it_missed(self):
+        host = self.rig()
+        consuming = host.consume()
+        host.start()
+        self.more()
+        host.account(consuming)
+        host.kill()
+        self.drop(20000)
+        self.kernel.drain()
+        host.start()
+        for n in range(4):
+            time.sleep(0.6 + n * 0.15)
+            self.more()
+            host.kill_worker()
+        host.account(consuming)
+
     def test_auditd_starts_rotates_and_stops(self):
         host = self.rig(auditd=False)
         host.configure(audit_log=host.audit_log)
@@ -749,6 +770,25 @@ class SourcesTest(FaultsTestCase):
             self.wait_for(consuming, len(self.violations(consuming)) + 10)
         host.account(consuming)
 
+    def test_what_waits_for_libvirtd_is_not_counted_anew_after_a_kill(self):
+        host = self.rig(repeat_window=5)
+        silent = socket.socket(socket.AF_UNIX)
+        self.addCleanup(silent.close)
+        silent.bind(f'{host.home}/silent')
+        silent.listen()
+        host.configure(
+            libvirt_uri=f'qemu+unix:///system?socket={host.home}/silent'
+        )
+        consuming = host.consume()
+        host.start()
+        for _ in range(2):
+            self.kernel.deny('/x', UUIDS[0])
+        host.wait_until(lambda: self.held(host), 'the first is held')
+        host.kill_worker()
+        # as many repeats as before: two ends must not look alike
+        self.kernel.deny('/x', UUIDS[0])
+        host.account(consuming)
+
     @staticmethod
     def held(host):
         with contextlib.suppress(sqlite3.Error, TypeError):
@@ -781,7 +821,8 @@ class HostileTest(FaultsTestCase):
         kernel = self.kernel
         whole = kernel.denial('/x', UUIDS[0]).partition(b'): ')[2]
         del kernel.fed[kernel.serial]
-        kernel.login()
+        kernel.deny('/first', UUIDS[0])
+        host.account(consuming)
         profile = whole.index(b'libvirt-') + 36
         for round_ in range(200):
             kernel.litter(chance.randbytes(60).replace(b'\n', b' '))
