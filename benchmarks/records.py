@@ -29,6 +29,7 @@ import sys
 from typing import Any
 
 from benchmarks import figures
+from nova_isolation.audit import lines
 from nova_isolation.audit import records
 from nova_isolation.tests.unit.audit import shapes
 
@@ -336,13 +337,13 @@ def skip(_peers: Peers) -> Iterator[figures.Figure]:
         if not line.startswith(b'type=AVC')
     ]
     buffer = b'\n'.join(itertools.chain.from_iterable([others] * 400))
-    lines = buffer.count(b'\n') + 1
-    assert not list(records.find(buffer))
-    (times,) = figures.alternate(REPEAT, lambda: list(records.find(buffer)))
+    count = buffer.count(b'\n') + 1
+    assert not list(lines.lines_of(buffer))
+    (times,) = figures.alternate(REPEAT, lambda: list(lines.lines_of(buffer)))
     yield figures.Figure(
         'skip',
-        f"lines of others in auditd's file, of {len(buffer) // lines} bytes",
-        lines / figures.quantile(times, 0.5) / 1000,
+        f"lines of others in auditd's file, of {len(buffer) // count} bytes",
+        count / figures.quantile(times, 0.5) / 1000,
         'M lines/s',
         least=5,
         reason='no peer passes over lines without reading them',
