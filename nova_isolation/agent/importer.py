@@ -98,6 +98,10 @@ class Importer:
         return taken
 
     def _run(self) -> None:
+        try:
+            self._spool.clean()
+        except OSError as e:
+            self._failed(str(e))
         while not self._stopping.is_set():
             try:
                 self.run_once()

@@ -99,6 +99,44 @@ class ImporterTestCase(base.BaseTestCase):
         self.assertEqual([event.id], self.in_spool())
         self.assertEqual([], self.told)
 
+    def test_what_a_dead_writer_left_half_written_goes(self):
+        event = self.put()
+        left = os.path.join(self.spool.directory, 'left.json.new')
+        young = os.path.join(self.spool.directory, 'young.json.new')
+        for path in (left, young):
+            with open(path, 'w') as f:
+                f.write('{"id": ')
+        os.utime(left, (1, 1))
+        done = threading.Event()
+        running = importer.Importer(
+            self.spool, self.journal, lambda entries: done.set()
+        )
+        running.start()
+        self.addCleanup(running.stop, 10)
+        self.assertTrue(done.wait(20))
+        running.stop(10)
+        self.assertEqual([event.id], self.in_journal())
+        self.assertFalse(os.path.exists(left))
+        self.assertTrue(os.path.exists(young))
+
+    def test_a_spool_that_cannot_be_cleaned_is_read_all_the_same(self):
+        event = self.put()
+        done = threading.Event()
+        running = importer.Importer(
+            self.spool, self.journal, lambda entries: done.set()
+        )
+        with (
+            mock.patch.object(
+                self.spool, 'clean', autospec=True, side_effect=OSError('no')
+            ),
+            self.assertLogs(importer.LOG.logger, 'ERROR'),
+        ):
+            running.start()
+            self.addCleanup(running.stop, 10)
+            self.assertTrue(done.wait(20))
+            running.stop(10)
+        self.assertEqual([event.id], self.in_journal())
+
     def test_it_goes_on_by_itself_when_the_journal_is_back(self):
         event = self.put()
         done = threading.Event()
