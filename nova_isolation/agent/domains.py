@@ -272,16 +272,19 @@ class Domains:
         ]
 
     def stale(self) -> bool:
-        """Tell whether asking libvirt again could be worth its cost.
+        """Tell whether guests may have changed since the table was made.
 
-        :returns: False when events keep the table up to date, and when the
-            last reading is so young, or took so long, that the next has to
-            wait
+        :returns: True while something that libvirt has told is not in it yet;
+            without its events, when the last reading is neither young nor
+            took so long that the next has to wait
         """
-        if self._callbacks is not None and not self._changed:
-            return False
-        pause = max(_SHORTEST, _SHARE * self._lasted)
-        return time.monotonic() - self._began > pause
+        now = time.monotonic()
+        if self._begun > self._ended:
+            # nobody waits for one that hangs
+            return now - self._began <= _HANGS
+        if self._callbacks is not None:
+            return bool(self._changed)
+        return now - self._began > max(_SHORTEST, _SHARE * self._lasted)
 
     def fresh(self, timeout: float) -> attribution.Table:
         """Wait for a table whose reading begins after this call.

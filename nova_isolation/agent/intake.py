@@ -53,14 +53,15 @@ POSITION = 'position'
 _NAMESPACE = uuid_module.UUID('a3b4c0de-6b0e-5b6e-9d2b-6d1f0f9b1a57')
 
 # All in seconds. Until the thread looks whether it is to stop, and what is
-# due.
-_TICK = 0.2
+# due; and what others find out for it, while it waits for that.
+_TICK = 0.5
+_QUICK = 0.05
 # For what the kernel writes when a system call ends, on hosts where it does:
 # where an event had such an end not long ago.
 _AFTERTHOUGHT = 0.003
 _AUDITED = 3600.0
 # For libvirt to tell who a guest is that the agent does not know, because it
-# has just been started.
+# has just been started; or whose a file is that has just been attached.
 _PATIENCE = 1.0
 # Between two writes of how far it has come, when nothing else is written.
 _POSITION = 5.0
@@ -74,8 +75,14 @@ _AGAIN = 1.0
 # Between two lines of the log about the agent's own faults.
 _PAUSE = 5.0
 
-# Events that wait while the journal cannot be written.
-_WAITING = 5000
+# Events that wait while the journal cannot be written: who chooses long names
+# makes 50 KB of one.
+_WAITING = 2000
+# Events of other threads that one transaction takes.
+_GIVEN = 200
+# Events of which more records may come: an attempt can be denied several times
+# under one number, and events of other processors come in between.
+_TAIL = 8
 # Numbers of events that were taken from a file: when the socket still brings
 # them, they are not counted again.
 _TAKEN = 100_000
@@ -99,6 +106,9 @@ class Reader(Protocol):
         :data:`agent_reader.OVERRUN` stands where records are missing.
         """
 
+    def wake(self) -> None:
+        """Let who waits for records go on without any."""
+
     def __len__(self) -> int:
         """How many records wait."""
 
@@ -109,6 +119,9 @@ class Guests(Protocol):
     @property
     def table(self) -> attribution.Table:
         """The newest table, without waiting."""
+
+    def stale(self) -> bool:
+        """Tell whether guests may have changed since, as far as it knows."""
 
     def fresh(self, timeout: float) -> attribution.Table:
         """Ask for a newer one, and wait for it so many seconds."""
@@ -144,7 +157,8 @@ class _Denied:
     :ivar context: what other records of the same event say
     :ivar id: of its event, when it is the first of a kind
     :ivar repeats: likewise
-    :ivar until: when it is reported even if nobody knows its guest
+    :ivar until: when it is reported whatever is known by then
+    :ivar unsure: whether a newer table may know the target's owner
     """
 
     record: records.Record
@@ -153,6 +167,7 @@ class _Denied:
     id: str = ''
     repeats: model.Repeats | None = None
     until: float = 0.0
+    unsure: bool = False
 
 
 class Intake:
@@ -222,6 +237,12 @@ class Intake:
         # the last of these, and the last one that the socket has brought
         self._newest = 0
         self._heard: int | None = None
+        # {number: records that were heard of it} of the last events, and of
+        # those that an earlier agent heard last; of these, what is to be
+        # passed over when they are read
+        self._tail: dict[int, int] = {}
+        self._torn: dict[int, int] = {}
+        self._over: dict[int, int] = {}
         # the number after the last one that an earlier agent heard
         self._next: int | None = None
         # of the boot before, what the agent of then had handled
@@ -284,6 +305,7 @@ class Intake:
         with self._lock:
             if len(self._given) < _WAITING:
                 self._given.append(entry)
+                self._reader.wake()
                 return
         self._ledger.lost('journal', None, 'too many events waited')
 
@@ -294,7 +316,11 @@ class Intake:
                 if not self._recovered:
                     self._recovered = self._recover(time.monotonic())
                 if self._recovered:
-                    self.turn(self._reader.take(_TICK), time.monotonic())
+                    waits = (
+                        self._held or self._given or self._catching is not None
+                    )
+                    heard = self._reader.take(_QUICK if waits else _TICK)
+                    self.turn(heard, time.monotonic())
                 elif self._stopping.wait(1):
                     return
             except Exception:
@@ -304,7 +330,7 @@ class Intake:
                 self._stopping.wait(_TICK)
         try:
             # nobody is waited for any more
-            self._settle(float('inf'), self._guests.table)
+            self._settle(float('inf'), self._guests.table, stale=True)
             self._commit(time.monotonic(), last=True)
         except Exception:
             LOG.exception('The last turn failed')
@@ -327,8 +353,10 @@ class Intake:
         self._look_back(now, ended=ended)
         # One for both, and the older ones first: what a guest that gets known
         # has tried comes in its order.
+        # in this order: a table that was not stale has what came before
+        stale = self._guests.stale()
         table = self._guests.table
-        self._settle(now, table)
+        self._settle(now, table, stale=stale)
         self._fold_all(denied, table, now)
         self._commit(now)
 
@@ -368,6 +396,7 @@ class Intake:
                     self._heard = found.serial
                     if found.serial in self._taken:
                         continue
+                    self._hear(found.serial)
                     self._seen = found.millis
                     see(found.serial, now, kind)
                     self._sort(found, denied)
@@ -376,6 +405,8 @@ class Intake:
             stamp = records.serial_of(payload)
             if strange and not (stamp and stamp[1] in self._taken):
                 self._unparsable(strange)
+                if stamp:
+                    self._hear(stamp[1])
             if stamp is None:
                 if kind == agent_reader.OVERRUN[0]:
                     self._overrun = now
@@ -391,6 +422,13 @@ class Intake:
             if kind in records.ENRICHING and denied:
                 self._enrich(kind, payload, stamp[1], denied)
         self._moved = self._moved or bool(heard)
+
+    def _hear(self, serial: int) -> None:
+        """Take down that a record of an event was heard."""
+        tail = self._tail
+        tail[serial] = tail.get(serial, 0) + 1
+        if len(tail) > _TAIL:
+            del tail[next(iter(tail))]
 
     def _sort(
         self,
@@ -483,7 +521,10 @@ class Intake:
             return True
         denied.id = window.id = _id(record)
         denied.repeats = window.opening(record.time)
-        if fingerprint[0] in table:
+        denied.unsure = self._guests.stale() and not report.is_certain(
+            record, table
+        )
+        if fingerprint[0] in table and not denied.unsure:
             self._report(denied)
             return False
         # asked, and not waited for: others come first
@@ -498,19 +539,20 @@ class Intake:
         now: float,
         table: attribution.Table,
         ended: Collection[str] = (),
+        *,
+        stale: bool,
     ) -> None:
         """Report those whose guest is known now, or is not going to be.
 
         :param ended: ids of those whose repeats are told now
+        :param stale: whether guests may have changed before the table was
+            taken
         """
         held, self._held = self._held, []
         for each in held:
             subject = attempts.subject(each.record) or ''
-            if (
-                each.until > now
-                and subject not in table
-                and (each.id not in ended)
-            ):
+            known = subject in table and not (each.unsure and stale)
+            if each.until > now and not known and each.id not in ended:
                 self._held.append(each)
                 continue
             try:
@@ -554,11 +596,14 @@ class Intake:
         ended = self._coalescer.due(now)
         if self._held:
             self._settle(
-                now, self._guests.table, {window.id for window in ended}
+                now,
+                self._guests.table,
+                {window.id for window in ended},
+                stale=True,
             )
         losses = self._ledger.due(now)
         with self._lock:
-            given = tuple(self._given)
+            given = tuple(self._given[:_GIVEN])
         windows = {**self._unreadable, **self._coalescer.changes()}
         late = last or self._holding or now - self._written >= _POSITION
         if not (
@@ -645,6 +690,7 @@ class Intake:
                     [each.start, each.stop]
                     for each in serials.ranges_of(self._taken)
                 ],
+                'tail': [*({**self._torn, **self._tail}).items()],
                 'lost': self._ledger.pending(),
                 'held': [
                     [
@@ -732,6 +778,12 @@ class Intake:
             for each in taken:
                 for serial in each:
                     self._take(serial)
+            self._torn = {
+                int(serial): int(count)
+                for serial, count in state['tail']
+                if serial not in self._taken
+            }
+            self._over = dict(self._torn)
         else:
             before = serials.Serials.restored(state['serials'], boot)
             before.found(taken, time.monotonic())
@@ -777,7 +829,7 @@ class Intake:
                     self._seen,
                     # before the agent was there for the first time
                     lambda millis, serial: millis >= since,
-                    self._serials.missing,
+                    self._sought(),
                 )
             )
         except (OSError, RuntimeError) as e:
@@ -788,6 +840,11 @@ class Intake:
                 self._serials.settle(now) or None,
                 f'{_CAUSES[stage]}: {e}',
             )
+
+    def _sought(self) -> list[range]:
+        """List the numbers of what was not heard, or not all of it."""
+        torn = (range(serial, serial + 1) for serial in self._torn)
+        return [*self._serials.missing, *torn]
 
     def _look_back(self, now: float, *, ended: bool) -> None:
         """Look for what was not heard, or at what was found of it.
@@ -821,12 +878,17 @@ class Intake:
             return False
         ended = self._catching.ended
         for line in self._catching.take():
-            if line.boot == self._boot:
-                if not self._serials.is_new(line.serial):
+            torn = line.boot == self._boot and line.serial in self._torn
+            if line.boot != self._boot:
+                if self._was_handled(line):
                     continue
-            elif self._was_handled(line):
+            elif not torn and not self._serials.is_new(line.serial):
                 continue
             found = records.parse_line(line.data)
+            if torn and found is not None and self._over[line.serial]:
+                # an earlier agent has heard so many of it
+                self._over[line.serial] -= 1
+                continue
             if isinstance(found, records.Record):
                 self._sort(found, denied, line=True)
                 # of a change of policy, what is heard counts
@@ -854,6 +916,8 @@ class Intake:
 
     def _caught_up(self, reading: backfill.Reading, now: float) -> None:
         self._moved = True
+        self._torn.clear()
+        self._over.clear()
         self._serials.found(reading.found, now)
         # also of a reading that failed
         self._serials.found(serials.ranges_of(self._taken), now)

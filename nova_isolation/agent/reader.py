@@ -37,9 +37,9 @@ OVERRUN: Heard = (0, b'')
 _WAITING = 5000
 _BYTES = 16 * 1024**2
 # Records of one batch.
-_BATCH = 500
+_BATCH = 250
 # Seconds until a thread looks whether it is to stop.
-_TICK = 0.2
+_TICK = 0.5
 
 
 class Source(Protocol):
@@ -68,6 +68,7 @@ class Reader:
         self._bytes = 0
         self._beat: Callable[[], None] = lambda: None
         self._changed = threading.Condition()
+        self._woken = False
         self._stopping = False
         self.thread = threading.Thread(
             target=self._run, name='reader', daemon=True
@@ -101,15 +102,25 @@ class Reader:
         if self.thread.is_alive():
             self.thread.join(timeout)
 
+    def wake(self) -> None:
+        """Let who waits in :meth:`take` go on, now or the next time."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
     def take(self, timeout: float) -> Sequence[Heard]:
         """Take what was read.
 
-        :param timeout: seconds to wait at most when there is nothing
+        :param timeout: seconds to wait at most when there is nothing, and
+            nobody calls :meth:`wake`
         :returns: records in the kernel's order, at most two batches; or none
         """
         with self._changed:
             if not self._batches:
-                self._changed.wait_for(lambda: self._batches, timeout)
+                self._changed.wait_for(
+                    lambda: self._batches or self._woken, timeout
+                )
+            self._woken = False
             if not self._batches:
                 return ()
             batch = self._batches.popleft()

@@ -118,6 +118,16 @@ def path(record: records.Record) -> str | None:
     return attempts.read(record).path
 
 
+def is_certain(record: records.Record, table: attribution.Table) -> bool:
+    """Tell whether a newer table would not know more of the target.
+
+    :param record: a denial of a guest
+    :param table: the guests of this host
+    :returns: see :class:`attribution.Target`
+    """
+    return classification.target(attempts.read(record), table).certain
+
+
 def violation(
     record: records.Record,
     table: attribution.Table,

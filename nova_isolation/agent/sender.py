@@ -10,7 +10,11 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""From the journal to the broker: one thread, in order, until confirmed."""
+"""From the journal to the broker: one thread, the guests in turn.
+
+Each guest's events go in their order, one after the other, until the broker
+has confirmed them. So the one that makes much noise delays its own.
+"""
 
 from collections.abc import Callable, Iterable
 import threading
@@ -24,8 +28,8 @@ from nova_isolation.violations import journal as violations_journal
 
 LOG = log.getLogger(__name__)
 
-# Events that are read at a time.
-_BATCH = 100
+# The last of all that can be called a guest.
+_LAST = '~'
 # Seconds after which the journal is looked at without being told to.
 _POLL = 1.0
 # Seconds between attempts: the first, and the longest.
@@ -43,8 +47,8 @@ class Journal(Protocol):
     def path(self) -> str:
         """The journal's file."""
 
-    def unsent(self, limit: int) -> list[violations_journal.Entry]:
-        """Read the oldest events that were not confirmed."""
+    def next_unsent(self, after: str) -> violations_journal.Entry | None:
+        """Read the oldest event of the guest whose turn comes after one's."""
 
     def mark_sent(self, seqs: Iterable[int]) -> None:
         """Note that the broker has events."""
@@ -65,7 +69,7 @@ class _Broken(Exception):
 
 
 class Sender:
-    """Sends what is in a journal, oldest first, and marks what arrived.
+    """Sends what is in a journal, each guest's in order, and marks it.
 
     :ivar sent: events that the broker has confirmed
     :ivar given_up: events that no broker will take
@@ -86,6 +90,8 @@ class Sender:
         self._journal = journal
         self._notifier = notifier
         self._confirmed = confirmed
+        # whose turn it was: first comes what is about no guest
+        self._after = _LAST
         self._pause = 0.0
         self._failures = 0
         # confirmed, but the journal could not be written: sent once only
@@ -147,18 +153,17 @@ class Sender:
     def _send_all(self) -> None:
         # Without the journal nothing is sent: it would be sent for ever.
         self._mark()
-        while entries := self._journal.unsent(_BATCH):
-            for entry in entries:
-                if time.monotonic() > self._until:
-                    return
-                self._send(entry)
-                self._mark()
-                if self._failures:
-                    LOG.info(
-                        'Events are sent again after %d attempts',
-                        self._failures,
-                    )
-                self._failures, self._pause = 0, 0.0
+        while entry := self._journal.next_unsent(self._after):
+            if time.monotonic() > self._until:
+                return
+            self._send(entry)
+            self._mark()
+            self._after = entry.instance
+            if self._failures:
+                LOG.info(
+                    'Events are sent again after %d attempts', self._failures
+                )
+            self._failures, self._pause = 0, 0.0
 
     def _send(self, entry: violations_journal.Entry) -> None:
         try:
@@ -190,6 +195,8 @@ class Sender:
         attempts = attempts + 1 if suspect == entry.id else 1
         self._suspect = entry.id, attempts
         if attempts < _ATTEMPTS:
+            # the other guests first
+            self._after = entry.instance
             raise _Broken(repr(error)) from error
         self._give_up(entry, f'{attempts} attempts failed: {error!r}')
 

@@ -54,7 +54,7 @@ Row = dict[str, Any]
 _MANY = 50_000
 _SHARE = 8
 # Windows that are told in one turn: each makes an event of some 3 KB.
-_AT_ONCE = 1000
+_AT_ONCE = 100
 
 # Of the kinds in an overflow those with the smallest hashes are kept: a fair
 # sample of all, whoever was first, and their density tells how many there are.

@@ -118,6 +118,12 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         WITHOUT ROWID
         """,
     ),
+    # each guest's events are sent in their order, and the guests in turn
+    (
+        'DROP INDEX events_unsent',
+        'CREATE INDEX events_waiting ON events (instance, seq) '
+        'WHERE sent IS NULL',
+    ),
 )
 
 _COLUMNS = (
@@ -404,14 +410,22 @@ class Journal(Reader):
         self._since_checkpoint += sum(len(row[-1]) for row in rows)
         return new
 
-    def unsent(self, limit: int) -> list[Entry]:
-        """Read what the broker has not confirmed.
+    def next_unsent(self, after: str) -> Entry | None:
+        """Read the next event that the broker has not confirmed.
 
-        :param limit: how many at most
-        :returns: the oldest
+        The guests have their turns in a ring: however much there is of one,
+        that of another waits for one event of each only.
+
+        :param after: the ``instance`` whose turn was the last one
+        :returns: the oldest of the next guest that has any; None when there
+            is nothing to be sent
         :raises JournalUnavailable: when the journal cannot be read
         """
-        return self._events('WHERE sent IS NULL ORDER BY seq LIMIT ?', limit)
+        first = 'ORDER BY instance, seq LIMIT 1'
+        found = self._events(
+            f'WHERE sent IS NULL AND instance > ? {first}', after
+        ) or self._events(f'WHERE sent IS NULL {first}')
+        return found[0] if found else None
 
     def mark_sent(self, seqs: Iterable[int]) -> None:
         """Note that the broker has events.

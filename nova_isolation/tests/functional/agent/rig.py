@@ -258,7 +258,7 @@ class Rig(fixtures.Fixture):
             'audit_log': self.audit_log if self._auditd else '',
             'notification_topics': self.topic,
             'canary_interval': 0,
-            'libvirt_uri': f'test://{self.home}/node.xml',
+            'libvirt_uri': self.libvirt_uri,
             'libvirt_runtime_directory': self.home / 'run',
             **self.options,
         }
@@ -395,6 +395,11 @@ class Rig(fixtures.Fixture):
         conf = cfg.ConfigOpts()
         conf(['--config-file', str(self.conf_file)], project='nova')
         return rpcapi.AgentAPI(rpcapi.connect(conf), timeout=10)
+
+    @property
+    def libvirt_uri(self):
+        """Where its libvirt is."""
+        return f'test://{self.home}/node.xml'
 
     def entries(self):
         """Read all that is in its journal."""

@@ -188,11 +188,27 @@ class EventsTestCase(DomainsTestCase):
         guest.undefine()
         self._eventually(lambda: known.table.guest(UUID1).gone)
 
-    def test_with_events_nobody_waits_for_what_they_would_tell(self):
+    def test_it_is_stale_until_what_events_told_was_read(self):
         known = self._start()
         known.fresh(10)
         with mock.patch.object(domains, '_SHORTEST', 0):
             self.assertFalse(known.stale())
+        reads, go_on = threading.Event(), threading.Event()
+        real = known._describe
+
+        def describe(*args):
+            reads.set()
+            go_on.wait(20)
+            return real(*args)
+
+        with mock.patch.object(known, '_describe', describe):
+            self._define(UUID1, 'one', '/srv/a')
+            self.assertTrue(reads.wait(20))
+            self.assertTrue(known.stale())
+            self.assertEqual((), known.table.owners('/srv/a'))
+            go_on.set()
+            self._eventually(lambda: not known.stale())
+        self.assertEqual((UUID1,), known.table.owners('/srv/a'))
 
     def test_other_guests_are_not_read_again(self):
         self._define(UUID1, 'one')

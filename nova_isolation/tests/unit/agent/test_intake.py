@@ -74,6 +74,9 @@ class _Reader:
     def __len__(self):
         return len(self.batches)
 
+    def wake(self):
+        pass
+
     def take(self, timeout):
         self.waits.append(timeout)
         return self.batches.pop(0) if self.batches else ()
@@ -85,6 +88,10 @@ class _Guests:
     def __init__(self, *uuids):
         self.table = _table(*uuids)
         self.asked = 0
+        self.pending = False
+
+    def stale(self):
+        return self.pending
 
     def fresh(self, timeout):
         assert timeout == 0
@@ -133,6 +140,10 @@ class Kernel:
         :param keep: whether auditd's file has it
         """
         self.event()
+        return self.another(name, uuid, keep=keep)
+
+    def another(self, name, uuid=UUID1, *, keep=False):
+        """Deny something more of the same event."""
         made = self.record(
             f'apparmor="DENIED" operation="open" class="file" '
             f'profile="libvirt-{uuid}" name="{name}" pid=780 comm="qemu" '
@@ -709,6 +720,57 @@ class UnknownGuestTest(IntakeTestCase):
         self.assert_accounted()
 
 
+class UnknownTargetTest(IntakeTestCase):
+    """What has just been attached to another guest."""
+
+    def setUp(self):
+        super().setUp()
+        self.agent.guests.pending = True
+
+    def _attach(self):
+        self.agent.guests.table = attribution.Table(
+            attribution.describe(
+                guests.make(uuid, disks=disks, nova=(uuid[:4], 'acme'))
+            )
+            for uuid, disks in (
+                (UUID1, [_disk(UUID1)]),
+                (UUID2, [_disk(UUID2), '/srv/new']),
+            )
+        )
+
+    def test_it_is_told_when_its_owner_is_known(self):
+        self.agent.hears(self.kernel.denial('/srv/new'))
+        self.assertEqual([], self.events())
+        self.assertEqual(1, self.agent.guests.asked)
+        # a table that was begun before it was attached
+        self.agent.guests.table = _table(UUID1, UUID2)
+        self.agent.hears(after=0.01)
+        self.assertEqual([], self.events())
+        self._attach()
+        self.agent.guests.pending = False
+        self.agent.hears(after=0.01)
+        (event,) = self.events()
+        self.assertEqual(UUID2, event['target']['owner']['uuid'])
+        self.assertEqual('cross_instance', event['classification']['category'])
+
+    def test_it_is_told_after_a_second_all_the_same(self):
+        self.agent.hears(self.kernel.denial('/srv/new'))
+        self.agent.hears(after=0.9)
+        self.assertEqual([], self.events())
+        self.agent.hears(after=0.2)
+        self.assertEqual(['/srv/new'], self.paths())
+
+    def test_what_nobody_can_know_better_does_not_wait(self):
+        self.agent.hears(self.kernel.denial(_disk(UUID2)))
+        self.assertEqual([_disk(UUID2)], self.paths())
+
+    def test_when_nothing_has_changed_nothing_waits(self):
+        self.agent.guests.pending = False
+        self.agent.hears(self.kernel.denial('/srv/new'))
+        self.assertEqual(['/srv/new'], self.paths())
+        self.assertEqual(0, self.agent.guests.asked)
+
+
 class JournalTest(IntakeTestCase):
     def test_events_windows_and_position_stand_in_one_transaction(self):
         self.agent.hears(self.kernel.denial('/a'))
@@ -894,6 +956,44 @@ class PastTest(IntakeTestCase):
         self.assertEqual(['/a', '/b'], self.paths())
         counts = self.agent.ledger.snapshot().counts
         self.assertEqual((1, 0), (counts['in'], counts['folded']))
+
+    def test_an_event_of_which_the_agent_has_heard_one_part(self):
+        denied = [self.kernel.denial('/a', keep=True)]
+        denied.append(self.kernel.another('/b', keep=True))
+        # of another processor
+        others = self.kernel.denial('/c', keep=True)
+        self.kernel.serial -= 1
+        self.kernel.another('/d', keep=True)
+        self.kernel.another('/d', keep=True)
+        self.kernel.serial += 1
+        self.agent.hears(*denied, others)
+        for _ in range(3):
+            self._restart()
+            self.assertEqual(['/a', '/b', '/c', '/d'], self.paths()[:4])
+        repeats = [e['repeats']['count'] for e in self.events()]
+        self.assertEqual([1] * 5, repeats)
+        self.assertEqual([], self.events(LOST))
+
+    def test_and_the_socket_has_the_rest(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        rest = self.kernel.another('/b', keep=True)
+        self.agent = self.make(UUID1)
+        self.agent.runs([rest])
+        self.assertEqual(['/a', '/b'], self.paths())
+        counts = self.agent.ledger.snapshot().counts
+        self.assertEqual((1, 0), (counts['in'], counts['folded']))
+
+    def test_a_part_of_it_that_nobody_understands_is_counted_once(self):
+        self.kernel.event()
+        strange = self.kernel.record('apparmor="DENIED')
+        self.kernel.keep(strange)
+        self.agent.hears(strange)
+        (lost,) = self.events(LOST)
+        self.assertEqual(('unparsable', 1), (lost['stage'], lost['count']))
+        self.kernel.another('/b', keep=True)
+        self._restart()
+        self.assertEqual(['/b'], self.paths())
+        self.assertEqual([lost], self.events(LOST))
 
     def test_what_an_agent_took_that_died_meanwhile_is_not_taken_again(self):
         self.agent.hears(self.kernel.denial('/a', keep=True))

@@ -89,6 +89,17 @@ class ReaderTestCase(_TestCase):
         threading.Timer(0.1, self.socket.reads.append, [_records(1)]).start()
         self.assertEqual(_records(1), list(self.reader.take(10)))
 
+    def test_who_is_woken_goes_on_without_any(self):
+        self._start()
+        for first in (threading.Timer(0.1, self.reader.wake), None):
+            if first is None:
+                self.reader.wake()
+            else:
+                first.start()
+            begun = time.monotonic()
+            self.assertEqual((), self.reader.take(30))
+            self.assertLess(time.monotonic() - begun, 20)
+
     def test_and_not_longer_than_it_says(self):
         self._start()
         self.assertEqual((), self.reader.take(0.01))

@@ -74,13 +74,14 @@ class SenderTestCase(base.BaseTestCase):
         self.sender.start()
         self.addCleanup(self.sender.stop, 10)
 
-    def _put(self, *numbers):
+    def _put(self, *numbers, instance=None):
+        about = {} if instance is None else {'instance': {'uuid': instance}}
         self.journal.commit(
             [
                 journal.Entry.made(
                     'isolation.test',
                     'warn',
-                    {'id': model.new_id(), 'number': number},
+                    {'id': model.new_id(), 'number': number, **about},
                     0.0,
                 )
                 for number in numbers
@@ -94,8 +95,40 @@ class SenderTestCase(base.BaseTestCase):
         self.assertTrue(notifier.wait(250))
         self.sender.stop(10)
         self.assertEqual(list(range(250)), notifier.received)
-        self.assertEqual([], self.journal.unsent(1))
+        self.assertIsNone(self.journal.next_unsent(''))
         self.assertEqual(250, self.sender.sent)
+
+    def test_what_waits_of_one_guest_does_not_delay_another_one(self):
+        noisy, other = model.new_id(), model.new_id()
+        self._put(*range(300), instance=noisy)
+        notifier = _Notifier()
+        at = []
+
+        def send(entry):
+            notifier.send(entry)
+            if entry.payload['number'] == 100:
+                self._put(-1, -2, instance=other)
+            elif entry.instance == other:
+                at.append(len(notifier.received))
+
+        self._start(mock.Mock(send=send))
+        self.assertTrue(notifier.wait(302))
+        self.assertEqual([102, 104], at)
+        mine = [number for number in notifier.received if number >= 0]
+        self.assertEqual(list(range(300)), mine)
+
+    def test_an_event_that_fails_lets_the_other_guests_pass(self):
+        first, second = sorted((model.new_id(), model.new_id()))
+        self._put(0, 1, instance=first)
+        self._put(2, 3, instance=second)
+        notifier = _Notifier(poison=0, error=TypeError('a set is no JSON'))
+        with mock.patch.object(sender, '_FIRST_PAUSE', 0.001):
+            self._start(notifier)
+            self.assertTrue(notifier.wait(4))
+        self.assertEqual([2, 3], notifier.received[:2])
+        self.assertEqual(
+            [1, 'isolation.lost'], sorted(notifier.received[2:], key=str)
+        )
 
     def test_what_was_not_confirmed_stays_and_is_sent_first(self):
         self._put(0, 1, 2)
@@ -217,18 +250,18 @@ class SenderTestCase(base.BaseTestCase):
     def test_a_journal_that_cannot_be_read_is_tried_again(self):
         self._put(0)
         notifier = _Notifier()
-        real = self.journal.unsent(10)
+        real = self.journal.next_unsent('')
         with (
             mock.patch.object(sender, '_FIRST_PAUSE', 0.01),
             mock.patch.object(
                 self.journal,
-                'unsent',
+                'next_unsent',
                 autospec=True,
                 side_effect=[
                     exceptions.JournalUnavailable('no'),
                     ValueError('bug'),
                     real,
-                    [],
+                    None,
                 ],
             ),
         ):

@@ -77,6 +77,9 @@ class _Domains:
     def running(self):
         return [(UUID1, 'instance', 1)]
 
+    def stale(self):
+        return False
+
     def fresh(self, timeout):
         return self.table
 

@@ -272,7 +272,7 @@ class ResourcesTest(GrantsTestCase):
         )
         self.assertIn('/run/vhost', self.resources(devices=devices))
 
-    @hypothesis.settings(max_examples=200, deadline=None)
+    @hypothesis.settings(max_examples=200)
     @hypothesis.given(strategies.data())
     def test_any_guest_that_can_be_read_is_compared(self, data):
         root = copy.deepcopy(

@@ -531,7 +531,7 @@ class SurplusTest(PolicyTestCase):
                 {'/dev/sda': origin}, self.lost(profile, files=files)
             )
 
-    @hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+    @hypothesis.settings(max_examples=40, derandomize=True)
     @hypothesis.given(TEXT)
     def test_the_path_of_what_is_lost_is_that_which_was_granted(self, name):
         grant = policy.FileGrant(f'/dev/{name}', 'rwk', '<disk> vdx')
@@ -547,7 +547,7 @@ class SurplusTest(PolicyTestCase):
 class HostileTest(PolicyTestCase):
     """Whatever crosses to the privileged side, only such a profile results."""
 
-    @hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+    @hypothesis.settings(max_examples=40, derandomize=True)
     @hypothesis.given(TEXT, TEXT, TEXT, TEXT)
     def test_any_text_is_refused_or_the_profile_has_the_same_lines(
         self, name, path, origin, emulator

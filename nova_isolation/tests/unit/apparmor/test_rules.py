@@ -124,7 +124,7 @@ class PathTest(RulesTestCase):
     def test_a_text_stands_only_for_itself(self, case):
         self._assert_only(*case)
 
-    @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+    @hypothesis.settings(max_examples=60, derandomize=True)
     @hypothesis.given(
         strategies.text(
             strategies.one_of(
@@ -238,7 +238,7 @@ class PathTest(RulesTestCase):
 class ReadTest(base.BaseTestCase):
     """What was rendered can be read back."""
 
-    @hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+    @hypothesis.settings(max_examples=200, derandomize=True)
     @hypothesis.given(
         strategies.lists(
             strategies.one_of(

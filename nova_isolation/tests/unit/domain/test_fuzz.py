@@ -112,7 +112,7 @@ class FuzzTest(base.BaseTestCase):
         )
         self.assertTrue(found[0].endswith(words), found)
 
-    @hypothesis.settings(max_examples=300, deadline=None)
+    @hypothesis.settings(max_examples=300)
     @hypothesis.given(strategies.data())
     def test_a_mutilated_domain_is_read_or_is_invalid(self, data):
         root = copy.deepcopy(
@@ -133,7 +133,7 @@ class FuzzTest(base.BaseTestCase):
             self.assertIsInstance(found, domain.Domain)
             self.assertLess(len('; '.join(found.unknown)), 50_000)
 
-    @hypothesis.settings(max_examples=100, deadline=None)
+    @hypothesis.settings(max_examples=100)
     @hypothesis.given(strategies.text(max_size=200))
     def test_any_text_is_read_or_is_invalid(self, text):
         for whole in (text, xml.make(devices=text), xml.make(top=text)):

@@ -376,7 +376,7 @@ ACTS = strategies.lists(
 
 
 class LedgerTest(base.BaseTestCase):
-    @hypothesis.settings(max_examples=300, deadline=None)
+    @hypothesis.settings(max_examples=300)
     @hypothesis.given(ACTS)
     def test_what_comes_in_goes_out_whatever_happens(self, acts):
         agent = _Agent()

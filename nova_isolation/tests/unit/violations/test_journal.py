@@ -78,6 +78,10 @@ class JournalTestCase(base.BaseTestCase):
             if e.event_type == 'isolation.lost'
         ]
 
+    def unsent(self):
+        kept = self.journal.entries(limit=100_000)
+        return [e for e in kept if e.sent is None]
+
 
 class EventsTest(JournalTestCase):
     def test_an_event_comes_back_as_it_went_in(self):
@@ -132,17 +136,49 @@ class EventsTest(JournalTestCase):
 
     def test_they_are_sent_in_their_order_and_marked(self):
         kept = self.put(*[entry() for _ in range(5)])
-        self.assertEqual(kept[:3], self.journal.unsent(3))
+        self.assertEqual(kept[0], self.journal.next_unsent(''))
+        # nobody else has anything
+        self.assertEqual(kept[0], self.journal.next_unsent(UUID))
         self.journal.mark_sent([kept[0].seq, kept[2].seq])
         self.assertEqual(3, self.journal.depth())
-        left = self.reopened().unsent(10)
-        self.assertEqual([kept[i].id for i in (1, 3, 4)], [e.id for e in left])
+        again = self.reopened()
+        self.assertEqual(kept[1].id, again.next_unsent('').id)
+        left = [e.id for e in self.unsent()]
+        self.assertEqual([kept[i].id for i in (1, 3, 4)], left)
         self.assertLess(time.time() - self.journal.entries()[0].sent, 60)
+
+    def test_the_guests_have_their_turns(self):
+        one, two, none = (
+            [dataclasses.replace(entry(), instance=uuid) for _ in range(3)]
+            for uuid in (UUID, OTHER, '')
+        )
+        self.put(*one, *two, *none)
+        found, after = [], ''
+        while (kept := self.journal.next_unsent(after)) is not None:
+            found.append(kept.id)
+            after = kept.instance
+            self.journal.mark_sent([kept.seq])
+        first, second = sorted((one, two), key=lambda guest: guest[0].instance)
+        wanted = zip(first, second, none, strict=True)
+        self.assertEqual([e.id for turns in wanted for e in turns], found)
+
+    def test_a_turn_costs_no_more_when_much_waits(self):
+        self.put(*[entry() for _ in range(300)])
+        connection = sqlite3.connect(self.journal.path)
+        self.addCleanup(connection.close)
+        for more in ('AND instance > ?', 'AND ? IS NOT NULL'):
+            plan = connection.execute(
+                f'EXPLAIN QUERY PLAN SELECT seq, payload FROM events '
+                f'WHERE sent IS NULL {more} ORDER BY instance, seq LIMIT 1',
+                ('',),
+            ).fetchall()
+            self.assertIn('events_waiting', str(plan))
+            self.assertNotIn('TEMP B-TREE', str(plan))
 
     def test_what_is_given_up_is_announced_and_kept(self):
         (kept,) = self.put(entry())
         self.journal.give_up(kept, 'it is a pear')
-        (announced,) = self.journal.unsent(10)
+        (announced,) = self.unsent()
         self.assertEqual('isolation.lost', announced.event_type)
         self.assertEqual(1, announced.payload['count'])
         self.assertIn(kept.id, announced.payload['reason'])
@@ -150,7 +186,7 @@ class EventsTest(JournalTestCase):
         self.assertEqual('it is a pear', self.journal.event(kept.id).failure)
         # not for ever
         self.journal.give_up(announced, 'no')
-        self.assertEqual([], self.journal.unsent(10))
+        self.assertEqual([], self.unsent())
 
     def test_how_many_denials_an_event_stands_for(self):
         def made(event_type, **payload):
@@ -216,8 +252,9 @@ class EventsTest(JournalTestCase):
     def test_several_threads(self):
         def work(number):
             self.journal.commit([entry() for _ in range(5)], {}, {'k': 'v'})
-            waiting = self.journal.unsent(3)
-            self.journal.mark_sent([e.seq for e in waiting])
+            for _ in range(3):
+                if (waiting := self.journal.next_unsent('')) is not None:
+                    self.journal.mark_sent([waiting.seq])
             self.journal.expire(time.time())
             return len(self.journal.entries(limit=1000))
 
@@ -364,7 +401,7 @@ class DamageTest(JournalTestCase):
         self.assertEqual('journal', lost['stage'])
         self.assertIsNone(lost['count'])
         self.assertIn(os.path.join(self.directory, aside), lost['reason'])
-        self.assertIn(lost['id'], [e.id for e in self.journal.unsent(10)])
+        self.assertIn(lost['id'], [e.id for e in self.unsent()])
         # a reader's cursor goes on
         self.assertGreater(self.journal.entries()[0].seq, before)
 
@@ -415,7 +452,7 @@ class DamageTest(JournalTestCase):
         content = pathlib.Path(self.journal.path).read_bytes()
         # the end of a JSON string
         self.overwrite(content.index(b'the needle"') + 10, 1, b'\xff')
-        self.assertEqual(1, len(self.journal.unsent(10)))
+        self.assertEqual(1, len(self.unsent()))
         self.assert_new(newest)
 
     def test_a_truncated_file(self):
@@ -583,7 +620,7 @@ class RetentionTest(JournalTestCase):
         self.assertEqual({'retention'}, {e['stage'] for e in lost})
         self.assertIn('journal_megabytes', lost[0]['reason'])
         # in = out + announced
-        waiting = self.journal.unsent(100_000)
+        waiting = self.unsent()
         self.assertEqual(1200, len(waiting) - len(lost) + expired.lost)
         self.assertEqual(kept[-1].id, waiting[-1 - len(lost)].id)
         self.assertEqual(journal.Expired(0, 0), self.journal.expire(0))
@@ -708,7 +745,7 @@ while True:
             'cmp1', model.Instance({uuid!r}), 'device kept', str(number))))
     window = {{'count': number}}
     kept.commit(batch, {{'w': window}}, {{'position': str(number)}})
-    kept.mark_sent([kept.unsent(1)[0].seq])
+    kept.mark_sent([kept.next_unsent('').seq])
     print(number, flush=True)
 """
 
@@ -767,7 +804,7 @@ except exceptions.JournalUnavailable as e:
     assert 'disk is full' in e.message, e.message
 assert kept.depth() == stored, (kept.depth(), stored)
 try:
-    kept.mark_sent([kept.unsent(1)[0].seq])
+    kept.mark_sent([kept.next_unsent('').seq])
 except exceptions.JournalUnavailable:
     pass
 remount('size=8m')
