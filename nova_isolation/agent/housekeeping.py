@@ -123,7 +123,9 @@ class Housekeeper:
         self._failing[otherwise] = cause
 
     def _expire(self) -> None:
-        self._journal.expire(time.time())
+        expired = self._journal.expire(time.time())
+        # the journal has announced it
+        self._ledger.note('retention', expired.lost)
 
     def _ask(self) -> None:
         """Compare the kernel's counter with what it was."""

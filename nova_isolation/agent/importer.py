@@ -19,13 +19,16 @@ takes an id only once.
 """
 
 from collections.abc import Callable, Sequence
+import datetime
 import itertools
 import threading
 
 from oslo_log import log
 
+from nova_isolation.agent import ledger as agent_ledger
 from nova_isolation import exceptions
 from nova_isolation.violations import journal as violations_journal
+from nova_isolation.violations import model
 from nova_isolation.violations import spool as violations_spool
 
 LOG = log.getLogger(__name__)
@@ -47,6 +50,8 @@ class Importer:
         spool: violations_spool.Spool,
         journal: violations_journal.Journal,
         imported: Callable[[Sequence[violations_journal.Entry]], None],
+        ledger: agent_ledger.Ledger,
+        host: str,
     ) -> None:
         """Connect the parts; nothing runs yet.
 
@@ -54,10 +59,14 @@ class Importer:
         :param journal: where they go
         :param imported: called with events that are in the journal now: to
             log them, and to wake the sender
+        :param ledger: told of what did not fit into the spool
+        :param host: the name of this host
         """
         self._spool = spool
         self._journal = journal
         self._told = imported
+        self._ledger = ledger
+        self._host = host
         self._failing = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(
@@ -95,7 +104,30 @@ class Importer:
             for event in batch:
                 self._spool.remove(event)
             taken += len(batch)
+        for dropped in self._spool.dropped():
+            self._announce(dropped)
         return taken
+
+    def _announce(self, dropped: violations_spool.Dropped) -> None:
+        """Say what did not fit: once, by the id that it has in the spool."""
+        lost = model.Lost(
+            host=self._host,
+            stage='spool',
+            count=dropped.count,
+            first=_moment(dropped.first),
+            last=_moment(dropped.last),
+            reason=(
+                f'events of nova-compute did not fit into the spool '
+                f'{self._spool.directory}, its log has them: was the agent '
+                f'away, or its journal full? ([isolation] spool_limit)'
+            ),
+            id=dropped.id,
+        )
+        entry = violations_journal.Entry.of(lost)
+        if self._journal.commit([entry]):
+            self._ledger.note('spool', dropped.count)
+            self._told([entry])
+        self._spool.forget(dropped)
 
     def _run(self) -> None:
         try:
@@ -122,6 +154,10 @@ class Importer:
                 reason,
             )
         self._failing = True
+
+
+def _moment(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
 
 def _entry(event: violations_spool.Entry) -> violations_journal.Entry:

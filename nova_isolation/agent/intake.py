@@ -260,6 +260,7 @@ class Intake:
         # of the journal: ids of windows that are damaged there
         self._unreadable: dict[str, None] = {}
         self._written = float('-inf')
+        self._more = False
         self._moved = False
         self._holding = False
         self._unwritable = ''
@@ -317,7 +318,10 @@ class Intake:
                     self._recovered = self._recover(time.monotonic())
                 if self._recovered:
                     waits = (
-                        self._held or self._given or self._catching is not None
+                        self._held
+                        or self._given
+                        or self._more
+                        or self._catching is not None
                     )
                     heard = self._reader.take(_QUICK if waits else _TICK)
                     self.turn(heard, time.monotonic())
@@ -594,6 +598,7 @@ class Intake:
             self._limit_waiting()
             return
         ended = self._coalescer.due(now)
+        self._more = len(ended) >= coalescing.AT_ONCE
         if self._held:
             self._settle(
                 now,

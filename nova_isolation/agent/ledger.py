@@ -135,14 +135,26 @@ class Ledger:
         now = model.now()
         loss = _Loss(count, first or now, last or now, reason)
         with self._lock:
-            if count is None:
-                self._unknown[stage] += 1
-            else:
-                self._lost[stage] += count
+            self._add(stage, count)
             before = self._pending.get(stage)
             self._pending[stage] = (
                 loss if before is None else before.plus(loss)
             )
+
+    def note(self, stage: str, count: int | None) -> None:
+        """Count a loss that whoever found it has announced.
+
+        :param stage: of STAGES
+        :param count: how many, None when that is not known
+        """
+        with self._lock:
+            self._add(stage, count)
+
+    def _add(self, stage: str, count: int | None) -> None:
+        if count is None:
+            self._unknown[stage] += 1
+        else:
+            self._lost[stage] += count
 
     def due(self, now: float) -> list[model.Lost]:
         """Make the events that have to get into the journal now.

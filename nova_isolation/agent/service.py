@@ -223,6 +223,8 @@ class _Parts:
             ),
             self._journal,
             self._imported,
+            self._ledger,
+            self._host,
         )
         self._housekeeper = housekeeping.Housekeeper(
             self._journal, self._ledger

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 import gc
 import re
 import socket
+from typing import Any
 
 from oslo_config import cfg
 from oslo_log import log
@@ -39,6 +40,8 @@ from nova_isolation.conf import agent as agent_options
 from nova_isolation.conf import isolation
 from nova_isolation import exceptions
 from nova_isolation.violations import notifier
+
+LOG = log.getLogger(__name__)
 
 PROGRAM = agent_service.PROGRAM
 
@@ -76,23 +79,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(status or 0)
 
 
+class _Configuration(cfg.ConfigOpts):
+    """The configuration, in which nothing wrong comes to count at SIGHUP."""
+
+    def read(self, argv: Sequence[str]) -> None:
+        """Read the files, and look at all values of ours.
+
+        :param argv: the arguments of the program
+        :raises ConfigurationError: when they do not fit; cfg.Error likewise
+        """
+        self._arguments = argv
+        log.register_options(self)
+        isolation.register_opts(self)
+        agent_options.register_opts(self)
+        self.register_opt(_HOST)
+        self(list(argv), project='nova', prog=PROGRAM)
+        # oslo.config looks at a value when it is used: look at all now
+        ours = isolation.OPTS + agent_options.OPTS
+        for group, options in ((self, [_HOST]), (self.isolation, ours)):
+            for option in options:
+                getattr(group, option.dest)
+        if self.isolation.security_model == 'selinux':
+            raise exceptions.ConfigurationError(
+                '[isolation] security_model = selinux is not available yet: '
+                'use auto or apparmor'
+            )
+
+    def mutate_config_files(self) -> dict[Any, Any]:
+        """Read the files anew, when all that they say can be used.
+
+        :returns: what has changed
+        """
+        try:
+            _Configuration().read(self._arguments)
+        except (exceptions.IsolationError, cfg.Error) as e:
+            LOG.error(
+                'The configuration is not read anew, what was read before '
+                'stays: %s',
+                _in_one_line(e),
+            )
+            return {}
+        changed: dict[Any, Any] = super().mutate_config_files()
+        return changed
+
+
 def _configure(argv: Sequence[str]) -> cfg.ConfigOpts:
-    conf = cfg.ConfigOpts()
-    log.register_options(conf)
-    isolation.register_opts(conf)
-    agent_options.register_opts(conf)
-    conf.register_opt(_HOST)
-    conf(list(argv), project='nova', prog=PROGRAM)
-    # oslo.config looks at a value when it is used: look at all of ours now
-    ours = isolation.OPTS + agent_options.OPTS
-    for group, options in ((conf, [_HOST]), (conf.isolation, ours)):
-        for option in options:
-            getattr(group, option.dest)
-    if conf.isolation.security_model == 'selinux':
-        raise exceptions.ConfigurationError(
-            '[isolation] security_model = selinux is not available yet: use '
-            'auto or apparmor'
-        )
+    conf = _Configuration()
+    conf.read(argv)
     log.setup(conf, PROGRAM)
     return conf
 

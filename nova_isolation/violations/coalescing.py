@@ -53,8 +53,9 @@ Row = dict[str, Any]
 # guest opens one only while it has fewer than its share.
 _MANY = 50_000
 _SHARE = 8
-# Windows that are told in one turn: each makes an event of some 3 KB.
-_AT_ONCE = 100
+#: windows that are told in one turn: each makes an event of some 3 KB. A turn
+#: must not open more than it can end
+AT_ONCE = 500
 
 # Of the kinds in an overflow those with the smallest hashes are kept: a fair
 # sample of all, whoever was first, and their density tells how many there are.
@@ -344,7 +345,7 @@ class Coalescer:
             others come next time
         """
         while (
-            len(self._ended) < _AT_ONCE
+            len(self._ended) < AT_ONCE
             and self._order
             and (self._order[0].ends <= now or len(self._order) > 2 * _MANY)
         ):

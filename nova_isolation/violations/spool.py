@@ -42,6 +42,11 @@ _NAME = re.compile(r'[0-9]{20}-[0-9]{1,10}-[0-9a-f-]{36}\.json')
 _SUFFIX = '.json'
 _TEMPORARY = '.new'
 _BAD = '.bad'
+# What did not fit: a line for each event, and the same when it is being told.
+_DROPPED = 'dropped'
+_TELLING = re.compile(r'dropped-([0-9a-f-]{36})')
+# Bytes of it at most: what is beyond is not counted any more.
+_MOST_DROPPED = 1024**2
 
 # Bytes; an event has a few KiB, a path in it at most some 16.
 _LARGEST = 256 * 1024
@@ -68,6 +73,22 @@ class Entry:
     event_type: str
     priority: str
     payload: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """Events that did not fit into the spool.
+
+    :ivar id: a uuid of its own
+    :ivar count: how many, None when there were too many to be counted
+    :ivar first: when the first was to be put, seconds since the epoch
+    :ivar last: likewise the last
+    """
+
+    id: str
+    count: int | None
+    first: float
+    last: float
 
 
 class Spool:
@@ -105,7 +126,12 @@ class Spool:
         """
         identity = str(payload.get('id') or model.new_id())
         with self._lock, self._open(create=True) as directory:
-            self._claim(directory)
+            try:
+                self._claim(directory)
+            except exceptions.SpoolFull:
+                with contextlib.suppress(OSError):
+                    _note_dropped(directory, self._stamp())
+                raise
             stamp = self._stamp()
             name = f'{stamp:020d}-{os.getpid()}-{identity}{_SUFFIX}'
             if not _NAME.fullmatch(name):
@@ -178,6 +204,46 @@ class Spool:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(entry.name, dir_fd=directory)
 
+    def dropped(self) -> list[Dropped]:
+        """Tell what did not fit, until :meth:`forget`.
+
+        What was dropped since the last call is told by the next one: who
+        writes it down is done by then.
+
+        :returns: what is to be announced
+        :raises OSError: when the directory cannot be read or written
+        """
+        try:
+            directory = self._directory(create=False)
+        except FileNotFoundError:
+            return []
+        try:
+            found = [
+                _dropped(directory, name, match[1])
+                for name in sorted(os.listdir(directory))
+                if (match := _TELLING.fullmatch(name))
+            ]
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(
+                    _DROPPED,
+                    f'{_DROPPED}-{model.new_id()}',
+                    src_dir_fd=directory,
+                    dst_dir_fd=directory,
+                )
+            return found
+        finally:
+            os.close(directory)
+
+    def forget(self, dropped: Dropped) -> None:
+        """Forget what did not fit, because it is announced.
+
+        :param dropped: of what :meth:`dropped` gave
+        :raises OSError: when the directory cannot be written
+        """
+        with self._open(create=False) as directory:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f'{_DROPPED}-{dropped.id}', dir_fd=directory)
+
     def clean(self) -> None:
         """Remove what processes left that died while they wrote.
 
@@ -237,6 +303,35 @@ class Spool:
         # a clock that is set back does not reorder what one process puts
         self._last = max(time.time_ns(), self._last + 1)
         return self._last
+
+
+def _note_dropped(directory: int, stamp: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.open(_DROPPED, flags, 0o640, dir_fd=directory)
+    try:
+        if os.fstat(file).st_size < _MOST_DROPPED:
+            os.write(file, b'%020d\n' % stamp)
+    finally:
+        os.close(file)
+
+
+def _dropped(directory: int, name: str, identity: str) -> Dropped:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.open(name, flags, dir_fd=directory)
+    with open(file, 'rb') as stream:
+        content = stream.read(_MOST_DROPPED)
+    # an unfinished line counts, too: somebody was about to write it
+    times = [int(line) for line in content.split() if line.isdigit()]
+    now = time.time_ns()
+    if not times or not all(0 <= each <= now for each in times):
+        times = [now]
+    return Dropped(
+        identity,
+        None if len(content) >= _MOST_DROPPED else len(content.splitlines()),
+        min(times) / 1e9,
+        max(times) / 1e9,
+    )
 
 
 class _Broken(Exception):

@@ -69,3 +69,23 @@ class ReloadTest(test_agent.AgentTestCase):
             'it is said',
         )
         self.assert_stops(host)
+
+    def test_what_is_wrong_is_named_and_changes_nothing(self):
+        host = self.rig(repeat_window=3600)
+        consuming = host.consume()
+        host.start()
+        host.configure(repeat_window='soon', verify_interval=1)
+        self.reload(host)
+        host.wait_until(
+            lambda: host.said('is not read anew'), 'it is said', 10
+        )
+        self.assertIn('repeat_window', host.log.read_text())
+        self.kernel.deny(DISK, UUID1)
+        self.wait_for(consuming, 1)
+        host.configure(repeat_window=1, verify_interval=10)
+        self.reload(host)
+        self.kernel.deny('/srv/1', UUID1)
+        self.kernel.deny('/srv/1', UUID1)
+        *_, first, repeats = self.wait_for(consuming, 3)
+        self.assertEqual(first['id'], repeats['repeats']['of'])
+        self.assert_stops(host)

@@ -108,6 +108,17 @@ class JournalTestCase(HousekeepingTestCase):
                 self.keeper.look()
             self.assertEqual([], self.journal.entries())
 
+    def test_what_the_journal_itself_announces_is_counted(self):
+        with mock.patch.object(
+            self.journal,
+            'expire',
+            autospec=True,
+            return_value=journal.Expired(2, 5),
+        ):
+            self.keeper.look()
+        self.assertEqual(5, self.ledger.snapshot().lost['retention'])
+        self.assertEqual([], self.ledger.due(0))
+
     def test_a_journal_that_cannot_be_written_is_said_once(self):
         with (
             mock.patch.object(

@@ -20,6 +20,7 @@ from unittest import mock
 from oslotest import base
 
 from nova_isolation.agent import importer
+from nova_isolation.agent import ledger
 from nova_isolation import exceptions
 from nova_isolation.violations import journal
 from nova_isolation.violations import model
@@ -39,8 +40,10 @@ class ImporterTestCase(base.BaseTestCase):
         )
         self.addCleanup(self.journal.close)
         self.told = []
+        self.ledger = ledger.Ledger('cmp1')
         self.importer = importer.Importer(
-            self.spool, self.journal, self.told.extend
+            *(self.spool, self.journal, self.told.extend),
+            *(self.ledger, 'cmp1'),
         )
 
     def put(self):
@@ -85,6 +88,48 @@ class ImporterTestCase(base.BaseTestCase):
         self.assertEqual([], self.in_spool())
         self.assertEqual(1, self.importer.imported)
 
+    def _fill(self):
+        self.spool = spool.Spool(self.spool.directory, 2)
+        kept = [self.put().id for _ in range(2)]
+        for _ in range(3):
+            self.assertRaises(exceptions.SpoolFull, self.put)
+        self.importer = importer.Importer(
+            *(self.spool, self.journal, self.told.extend),
+            *(self.ledger, 'cmp1'),
+        )
+        return kept
+
+    def test_what_did_not_fit_is_announced_once(self):
+        kept = self._fill()
+        with mock.patch.object(
+            self.spool, 'forget', autospec=True, side_effect=OSError('dead')
+        ):
+            self.importer.run_once()
+            self.assertRaises(OSError, self.importer.run_once)
+        for _ in range(3):
+            self.importer.run_once()
+        *before, lost = self.journal.entries()
+        self.assertEqual(kept, [entry.id for entry in before])
+        self.assertEqual(
+            ('isolation.lost', 'spool', 3),
+            (lost.event_type, lost.payload['stage'], lost.payload['count']),
+        )
+        self.assertIn(self.spool.directory, lost.payload['reason'])
+        self.assertLess(lost.payload['first'], lost.payload['last'])
+        self.assertEqual(3, self.ledger.snapshot().lost['spool'])
+        self.assertEqual([*kept, lost.id], [entry.id for entry in self.told])
+        self.assertEqual([], os.listdir(self.spool.directory))
+        self.assertEqual([], self.ledger.due(0))
+
+    def test_what_does_not_fit_any_more_is_told_without_a_number(self):
+        with mock.patch.object(spool, '_MOST_DROPPED', 30):
+            self._fill()
+            for _ in range(2):
+                self.importer.run_once()
+        lost = self.journal.entries()[-1]
+        self.assertIsNone(lost.payload['count'])
+        self.assertEqual(1, self.ledger.snapshot().unknown['spool'])
+
     def test_without_the_journal_nothing_leaves_the_spool(self):
         event = self.put()
         with mock.patch.object(
@@ -109,7 +154,8 @@ class ImporterTestCase(base.BaseTestCase):
         os.utime(left, (1, 1))
         done = threading.Event()
         running = importer.Importer(
-            self.spool, self.journal, lambda entries: done.set()
+            *(self.spool, self.journal, lambda entries: done.set()),
+            *(self.ledger, 'cmp1'),
         )
         running.start()
         self.addCleanup(running.stop, 10)
@@ -123,7 +169,8 @@ class ImporterTestCase(base.BaseTestCase):
         event = self.put()
         done = threading.Event()
         running = importer.Importer(
-            self.spool, self.journal, lambda entries: done.set()
+            *(self.spool, self.journal, lambda entries: done.set()),
+            *(self.ledger, 'cmp1'),
         )
         with (
             mock.patch.object(
@@ -141,7 +188,8 @@ class ImporterTestCase(base.BaseTestCase):
         event = self.put()
         done = threading.Event()
         running = importer.Importer(
-            self.spool, self.journal, lambda entries: done.set()
+            *(self.spool, self.journal, lambda entries: done.set()),
+            *(self.ledger, 'cmp1'),
         )
         real = self.journal.commit
         errors = [exceptions.JournalUnavailable('full'), ValueError('bug')]
