@@ -65,14 +65,6 @@ class Systemd:
         """
         self._send(f'STATUS={" ".join(words.split())}')
 
-    def stopping(self) -> None:
-        """Tell that the whole service ends.
-
-        Not for a worker, which also stops when it is replaced: after this
-        systemd kills what is left.
-        """
-        self._send('STOPPING=1')
-
     def _send(self, message: str) -> None:
         if not self._address:
             return

@@ -105,18 +105,6 @@ _KNOWN = frozenset(
     ('profile', 'scontext', 'perms', 'name', *_TEXTS, *_NUMBERS)
 )
 
-fingerprint = attempts.fingerprint
-subject = attempts.subject
-
-
-def path(record: records.Record) -> str | None:
-    """Find the file that the attempt was aimed at.
-
-    :param record: a denial of a guest
-    :returns: its path, or None when it was no file
-    """
-    return attempts.read(record).path
-
 
 def is_certain(record: records.Record, table: attribution.Table) -> bool:
     """Tell whether a newer table would not know more of the target.
@@ -138,7 +126,7 @@ def violation(
 ) -> model.Violation:
     """Make the event of a denial.
 
-    :param record: one of which :func:`subject` knows the guest
+    :param record: one of which :func:`.attempts.subject` knows the guest
     :param table: the guests of this host
     :param host: the name of this host
     :param judge: asks the kernel what a guest's profile grants, see

@@ -32,6 +32,7 @@ from oslo_messaging import transport as messaging_transport
 from nova_isolation.agent import rpcapi
 from nova_isolation import domain
 from nova_isolation import exceptions
+from nova_isolation.violations import journal as violations_journal
 from nova_isolation.violations import text
 
 LOG = log.getLogger(__name__)
@@ -59,48 +60,12 @@ _LARGEST_ANSWER = 1024 * 1024
 _VERSION = re.compile(r'[0-9]{1,9}(\.[0-9]{1,9}){1,2}')
 
 
-class Entry(Protocol):
-    """An event as the journal keeps it."""
-
-    @property
-    def seq(self) -> int:
-        """Its number in the journal, which only grows."""
-
-    @property
-    def id(self) -> str:
-        """Its uuid."""
-
-    @property
-    def time(self) -> float:
-        """When it was recorded, in seconds since the epoch."""
-
-    @property
-    def event_type(self) -> str:
-        """Its type, ``isolation.*``."""
-
-    @property
-    def priority(self) -> str:
-        """``info``, ``warn`` or ``error``."""
-
-    @property
-    def instance(self) -> str | None:
-        """The uuid of its guest, or None when it is about the host."""
-
-    @property
-    def payload(self) -> Mapping[str, Any]:
-        """Its plain payload, of JSON types."""
-
-    @property
-    def sent(self) -> object:
-        """Whether the broker has confirmed it."""
-
-
 class Journal(Protocol):
     """Where the events are."""
 
     def entries(
         self, since: int = 0, *, instance: str | None = None, limit: int = 100
-    ) -> Sequence[Entry]:
+    ) -> Sequence[violations_journal.Entry]:
         """Read events with a larger number, in the order of their numbers."""
 
 
@@ -235,7 +200,7 @@ def _shown(value: object) -> str:
     return f'a {type(value).__name__}'
 
 
-def _event(entry: Entry) -> dict[str, Any]:
+def _event(entry: violations_journal.Entry) -> dict[str, Any]:
     return {
         'seq': entry.seq,
         'id': entry.id,

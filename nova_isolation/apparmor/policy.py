@@ -367,6 +367,11 @@ def render(
     return '\n'.join([*lines, '}', ''])
 
 
+def _lines(profile: str) -> list[str]:
+    # str.splitlines() takes for an end what a name may have, as U+0085
+    return profile.split('\n')
+
+
 def read_files(
     profile: str, origins: tuple[str, ...] = ('',)
 ) -> list[rules.File]:
@@ -378,7 +383,7 @@ def read_files(
     :raises InvalidPolicy: when it is none of ours
     """
     found, origin = [], ''
-    for line in profile.splitlines():
+    for line in _lines(profile):
         if line.startswith('  # '):
             origin = line[4:]
         elif origin.startswith(origins) and (
@@ -403,9 +408,7 @@ def surplus(profile: str, policy: Policy) -> frozenset[str]:
         found = asked if name in policy.needs else unasked
         found += [_comment(rule.origin) for rule in need()]
     known = {*asked, *(_comment(grant.origin) for grant in policy.files)}
-    served = {
-        line[4:] for line in profile.splitlines() if line.startswith('  # ')
-    }
+    served = {line[4:] for line in _lines(profile) if line.startswith('  # ')}
     return frozenset(
         origin
         for origin in served - known

@@ -72,8 +72,6 @@ class AuditSocket:
         were not read quickly enough. It then drops all until everything that
         waits was read; :meth:`dropped` says how many. The reader of the
         records announces it
-    :ivar truncated: how many records were longer than any that the kernel
-        should write; what fitted was passed on
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -88,7 +86,6 @@ class AuditSocket:
         self._buffer = bytearray(_DATAGRAM)
         self._view = memoryview(self._buffer)
         self.overruns = 0
-        self.truncated = 0
 
     @classmethod
     def open(cls, megabytes: int = 32) -> 'AuditSocket':
@@ -151,8 +148,6 @@ class AuditSocket:
                 # send to the group, too.
                 if sender[0] != 0 or size < begin:
                     continue
-                if size > _DATAGRAM:
-                    self.truncated += 1
                 found.append((kind_of(buffer, 4)[0], bytes(view[begin:size])))
         except BlockingIOError:
             pass

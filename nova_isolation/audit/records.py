@@ -23,7 +23,7 @@ is never mistaken for more than a name; but whoever may write into a log file
 may write a record.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import datetime
 import hashlib
@@ -187,11 +187,6 @@ _LINE = re.compile(
 )
 _KMSG = re.compile(rb'[0-9]+,[0-9]+,[0-9]+,')
 _ESCAPE = re.compile(rb'\\x([0-9a-f]{2})')
-
-# What every line of ours has, whatever its form, and few others have. They
-# are short because bytes.find() is quickest with less than six. AppArmor's
-# own types are not among them: no kernel that is supported has them.
-_MARKS = (b'AVC ', b'MAC_', b'X_ERR', b'it: t')
 
 
 @dataclasses.dataclass(slots=True)
@@ -387,28 +382,6 @@ def locate(
         time = b'%d.%03d' % divmod(millis, 1000)
         payload = b'audit(%b:%d): %b' % (time, serial, payload)
     return kind, payload
-
-
-def find(buffer: bytes) -> Iterator[bytes]:
-    """Find the lines that may be ours, much quicker than reading each.
-
-    :param buffer: whole lines of a log, in any form
-    :returns: those for :func:`parse_line`, in their order, without the line
-        breaks; a few are of others
-    """
-    marks = [(buffer.find(mark), mark) for mark in _MARKS]
-    stop = 0
-    while places := [place for place, _mark in marks if place >= 0]:
-        first = min(places)
-        start = buffer.rfind(b'\n', stop, first) + 1 or stop
-        stop = buffer.find(b'\n', first)
-        if stop < 0:
-            stop = len(buffer)
-        yield buffer[start : min(stop, start + _LONGEST_LINE)]
-        marks = [
-            (buffer.find(mark, stop) if 0 <= place < stop else place, mark)
-            for place, mark in marks
-        ]
 
 
 def serial_of(payload: bytes) -> tuple[int, int] | None:

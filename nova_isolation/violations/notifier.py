@@ -20,13 +20,12 @@ confirmed the message. The message is the one that the driver makes, so any
 notification listener receives it.
 """
 
-from collections.abc import Mapping
 import contextlib
 import dataclasses
 import datetime
 import json
 import re
-from typing import Any, Protocol
+from typing import Any
 
 from oslo_config import cfg
 import oslo_messaging
@@ -34,6 +33,7 @@ from oslo_messaging import transport as messaging_transport
 
 from nova_isolation import exceptions
 from nova_isolation.violations import broker
+from nova_isolation.violations import journal
 from nova_isolation.violations import objects
 
 # The format with an envelope: what the driver messagingv2 sends.
@@ -58,30 +58,6 @@ _PRIORITIES = ('info', 'warn', 'error')
 
 # What RabbitMQ says of a message beyond its max_message_size.
 _TOO_LARGE = re.compile(r'message size [0-9]+ is larger than [a-z ]*[0-9]+')
-
-
-class Entry(Protocol):
-    """An event as the journal and the spool keep it."""
-
-    @property
-    def id(self) -> str:
-        """Its uuid."""
-
-    @property
-    def time(self) -> float:
-        """When it was recorded, in seconds since the epoch."""
-
-    @property
-    def event_type(self) -> str:
-        """The notification's event type."""
-
-    @property
-    def priority(self) -> str:
-        """``info``, ``warn`` or ``error``."""
-
-    @property
-    def payload(self) -> Mapping[str, Any]:
-        """The plain payload, of JSON types."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +140,9 @@ def publisher_id(host: str) -> str:
     return f'nova-isolation:{host}'
 
 
-def message(entry: Entry, host: str, *, versioned: bool) -> dict[str, Any]:
+def message(
+    entry: journal.Entry, host: str, *, versioned: bool
+) -> dict[str, Any]:
     """Make the message that goes to the broker.
 
     :param entry: the event
@@ -231,7 +209,7 @@ class Notifier:
         self._patience = patience
         self._errands = broker.Errands('notifier')
 
-    def send(self, entry: Entry) -> None:
+    def send(self, entry: journal.Entry) -> None:
         """Send an event; when this returns, the broker has it.
 
         That is all messages of it, one for each route. After an error some of
@@ -262,7 +240,7 @@ class Notifier:
         if refusals:
             raise exceptions.CannotBeSent('; '.join(refusals))
 
-    def _deliver(self, entry: Entry) -> list[str]:
+    def _deliver(self, entry: journal.Entry) -> list[str]:
         """Send it to every route.
 
         :returns: why it can not be sent, where it can not

@@ -134,8 +134,7 @@ def _judge_losses(verdict, events, garbage, may_lose):
             verdict.lost[stage] += count
         if stage not in may_lose and stage not in _OUTSIDE:
             verdict.complaints.append(payload['summary'])
-    # at least: one that comes by socket and file, around a kill, counts twice
-    if verdict.lost['unparsable'] < garbage and not verdict.unknown:
+    if verdict.lost['unparsable'] != garbage and not verdict.unknown:
         verdict.complaints.append(
             f'{verdict.lost["unparsable"]} of {garbage} records that cannot '
             f'be understood are announced'

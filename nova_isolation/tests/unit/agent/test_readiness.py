@@ -51,8 +51,6 @@ class SystemdTest(ReadinessTestCase):
         self.assertEqual('READY=1', self.heard())
         systemd.alive()
         self.assertEqual('WATCHDOG=1', self.heard())
-        systemd.stopping()
-        self.assertEqual('STOPPING=1', self.heard())
 
     def test_a_status_is_one_line(self):
         self.systemd().status('well\nREADY=1')

@@ -17,6 +17,7 @@ import dataclasses
 from oslotest import base
 
 from nova_isolation.agent import report
+from nova_isolation.audit import attempts
 from nova_isolation.audit import attribution
 from nova_isolation.audit import records
 from nova_isolation.tests.unit.audit import denials
@@ -55,14 +56,14 @@ class SubjectTestCase(base.BaseTestCase):
             ('AUDIT', f'libvirt-{UUID1}', None),
         ):
             record = _record('operation="open"', verdict, profile)
-            self.assertEqual(uuid, report.subject(record))
+            self.assertEqual(uuid, attempts.subject(record))
 
     def test_a_status_record_without_a_profile_is_no_fault(self):
         record = records.parse(
             records.AVC, b'audit(1.234:5): apparmor="STATUS" pid=1'
         )
         assert isinstance(record, records.Record)
-        self.assertIsNone(report.subject(record))
+        self.assertIsNone(attempts.subject(record))
 
 
 class ViolationTestCase(base.BaseTestCase):

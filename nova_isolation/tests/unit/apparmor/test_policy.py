@@ -533,6 +533,7 @@ class SurplusTest(PolicyTestCase):
 
     @hypothesis.settings(max_examples=40, derandomize=True)
     @hypothesis.given(TEXT)
+    @hypothesis.example('a\x85b\u2028c')
     def test_the_path_of_what_is_lost_is_that_which_was_granted(self, name):
         grant = policy.FileGrant(f'/dev/{name}', 'rwk', '<disk> vdx')
         try:

@@ -20,8 +20,8 @@ import dataclasses
 import datetime
 import json
 import pathlib
-from typing import Any
 
+from nova_isolation.violations import journal
 from nova_isolation.violations import model
 from nova_isolation.violations import notifier
 
@@ -207,30 +207,13 @@ EVENTS: dict[str, model.Event] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """An event as the journal keeps it, as far as the notifier looks."""
-
-    id: str
-    time: float
-    event_type: str
-    priority: str
-    payload: dict[str, Any]
-
-
-def entry(event: model.Event) -> Entry:
+def entry(event: model.Event) -> journal.Entry:
     """Make what the journal has of an event.
 
     :param event: any event
-    :returns: the :class:`Entry`
+    :returns: the entry
     """
-    return Entry(
-        event.id,
-        event.time.timestamp(),
-        event.event_type,
-        event.priority,
-        event.payload(),
-    )
+    return journal.Entry.of(event)
 
 
 def written() -> dict[pathlib.Path, str]:

@@ -25,6 +25,7 @@ from oslotest import base
 from nova_isolation.conf import agent as agent_options
 from nova_isolation import exceptions
 from nova_isolation.tests.unit.violations import samples
+from nova_isolation.violations import journal
 from nova_isolation.violations import notifier
 
 
@@ -40,12 +41,13 @@ def _conf(section='isolation', **options):
     return conf
 
 
-def _entry(**changes: Any) -> samples.Entry:
-    entry = samples.Entry(
+def _entry(**changes: Any) -> journal.Entry:
+    entry = journal.Entry(
         id='an-id',
         time=1795424098.237,
         event_type='isolation.test',
         priority='warn',
+        instance='',
         payload={'a': 1},
     )
     return dataclasses.replace(entry, **changes)
