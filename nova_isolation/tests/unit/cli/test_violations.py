@@ -40,8 +40,11 @@ from nova_isolation.violations import model
 FIRST = '36a5a3c8-8489-4380-9a87-8a5b4732e00d'
 SECOND = '8887d9d3-17f8-4388-8771-fab6312518d6'
 THIRD = '0b2f6d0e-6a55-4c0b-8f53-5b0b1b1d2c33'
+# Of what is started in the background a shell may have SIGINT ignored.
 _PROGRAM = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from nova_isolation.cli import app, violations
 program = app.Application()
 program.command_manager.add_command('violations', violations.Violations)
