@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     )
     go.add_argument(
         '--lsm',
-        choices=('apparmor', 'none'),
+        choices=('apparmor', 'selinux', 'none'),
         default='apparmor',
         help="the kernel's security module",
     )

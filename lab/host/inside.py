@@ -167,7 +167,7 @@ class Run:
         refused to run.
         """
         if (self.guest / 'compute-ended').exists():
-            if self.spec.lsm == 'none':
+            if self.spec.lsm != 'apparmor':
                 progress.say(
                     'lab: nova-compute ended, as it may without AppArmor'
                 )

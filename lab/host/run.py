@@ -105,10 +105,10 @@ def check_driver(arguments: argparse.Namespace) -> None:
 
 def check_audit(arguments: argparse.Namespace) -> None:
     """Without AppArmor there is no audit mode to set."""
-    if arguments.lsm == 'none' and arguments.audit != 'normal':
+    if arguments.lsm != 'apparmor' and arguments.audit != 'normal':
         raise LabError(
-            f'--audit {arguments.audit}: with --lsm none there is no AppArmor '
-            'whose audit mode could be set'
+            f'--audit {arguments.audit}: with --lsm {arguments.lsm} there is '
+            'no AppArmor whose audit mode could be set'
         )
 
 

@@ -339,6 +339,9 @@ class _Parts:
         self._ledger.lost('canary', None, why, first=since)
 
     def _on_status(self, record: records.Record) -> None:
+        if record.module == 'selinux':
+            self._verifier.on_mode()
+            return
         self._verifier.on_status(record.text('operation'), record.text('name'))
 
     def _confirmed(self, entry: violations_journal.Entry) -> None:

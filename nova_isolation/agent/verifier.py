@@ -208,6 +208,7 @@ class Verifier:
         self._lasted = 0.0
         self._condition = threading.Condition()
         self._urgent: set[str] = set()
+        self._all_urgent = False
         self._soon = float('inf')
         self._stopped = False
         self._beat: Callable[[], None] = lambda: None
@@ -260,6 +261,16 @@ class Verifier:
                 self._urgent.add(uuid)
             self._condition.notify_all()
 
+    def on_mode(self) -> None:
+        """Take an audit record of SELinux' mode or policy; from any thread.
+
+        That is about all guests: they are looked at, at once.
+        """
+        with self._condition:
+            self._all_urgent = True
+            self._soon = min(self._soon, time.monotonic() + _SOON)
+            self._condition.notify_all()
+
     def _run(self) -> None:
         due = time.monotonic()
         while True:
@@ -273,9 +284,10 @@ class Verifier:
                 if self._stopped:
                     return
                 urgent, self._urgent = self._urgent, set()
+                everyone, self._all_urgent = self._all_urgent, False
                 self._soon = float('inf')
             try:
-                if now >= due or len(urgent) > _SINGLY:
+                if now >= due or everyone or len(urgent) > _SINGLY:
                     due = now + self._interval
                     self.look()
                 else:

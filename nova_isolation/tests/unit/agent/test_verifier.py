@@ -333,6 +333,14 @@ class ThreadTest(VerifierTestCase):
             verifier.on_status(operation, profile)
         self.assertEqual(set(), verifier._urgent)
 
+    def test_a_change_of_selinux_makes_it_look_at_all(self):
+        self.run_guest()
+        verifier = self.start()
+        with mock.patch.object(verifier, 'look', autospec=True) as look:
+            verifier.on_mode()
+            self.wait(lambda: look.called)
+        look.assert_called_once_with()
+
     def test_of_a_guest_that_does_not_run_nothing_is_told(self):
         verifier = self.start()
         verifier.on_status('profile_remove', PROFILE)
