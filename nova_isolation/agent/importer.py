@@ -19,7 +19,6 @@ takes an id only once.
 """
 
 from collections.abc import Callable, Sequence
-import datetime
 import itertools
 import threading
 
@@ -114,8 +113,8 @@ class Importer:
             host=self._host,
             stage='spool',
             count=dropped.count,
-            first=_moment(dropped.first),
-            last=_moment(dropped.last),
+            first=model.utc(dropped.first),
+            last=model.utc(dropped.last),
             reason=(
                 f'events of nova-compute did not fit into the spool '
                 f'{self._spool.directory}, its log has them: was the agent '
@@ -154,10 +153,6 @@ class Importer:
                 reason,
             )
         self._failing = True
-
-
-def _moment(seconds: float) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
 
 def _entry(event: violations_spool.Entry) -> violations_journal.Entry:

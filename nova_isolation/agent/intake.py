@@ -21,7 +21,6 @@ records, or it announces that it may be lost.
 
 from collections.abc import Callable, Collection, Sequence
 import dataclasses
-import datetime
 import json
 import threading
 import time
@@ -773,7 +772,7 @@ class Intake:
             self._next = self._serials.highest + 1
         self._seen = int(state['seen'])
         # it is a time
-        _moment(self._seen)
+        model.utc(self._seen / 1000)
         self._ledger.restore(state['lost'])
         taken = [range(start, stop) for start, stop in state['taken']]
         boot = str(state['serials']['boot'])
@@ -936,7 +935,7 @@ class Intake:
             lost,
             f'{_CAUSES[self._stage]}, and not all of them are to be had from '
             f'{where}; they need not be denials',
-            first=_moment(self._seen),
+            first=model.utc(self._seen / 1000),
         )
 
 
@@ -978,10 +977,6 @@ def _violations(entries: Sequence[violations_journal.Entry]) -> int:
     return sum(
         entry.event_type == model.Violation.event_type for entry in entries
     )
-
-
-def _moment(millis: int) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(millis / 1000, datetime.UTC)
 
 
 def _lane(

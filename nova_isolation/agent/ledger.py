@@ -218,8 +218,8 @@ class Ledger:
                 STAGES[STAGES.index(stage)],
                 None if count is None else int(count),
                 str(reason),
-                datetime.datetime.fromtimestamp(first, datetime.UTC),
-                datetime.datetime.fromtimestamp(last, datetime.UTC),
+                model.utc(first),
+                model.utc(last),
             )
             for stage, (count, first, last, reason) in pending.items()
         ]

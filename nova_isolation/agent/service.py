@@ -51,7 +51,6 @@ from nova_isolation.apparmor import grants
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import policy
 from nova_isolation.audit import backfill
-from nova_isolation.audit import records
 from nova_isolation import exceptions
 from nova_isolation.violations import coalescing
 from nova_isolation.violations import journal as violations_journal
@@ -214,7 +213,7 @@ class _Parts:
             self._canary,
             canary_profile=agent_canary.PROFILE,
             judge=self._judge,
-            on_status=self._on_status,
+            on_status=self._verifier.on_record,
             wake=self._sender.wake,
         )
         self._importer = agent_importer.Importer(
@@ -337,12 +336,6 @@ class _Parts:
 
     def _canary_lost(self, why: str, since: Any) -> None:
         self._ledger.lost('canary', None, why, first=since)
-
-    def _on_status(self, record: records.Record) -> None:
-        if record.module == 'selinux':
-            self._verifier.on_mode()
-            return
-        self._verifier.on_status(record.text('operation'), record.text('name'))
 
     def _confirmed(self, entry: violations_journal.Entry) -> None:
         self._ledger.count(agent_ledger.SENT)

@@ -36,6 +36,7 @@ from oslo_log import log
 from nova_isolation.apparmor import kernel
 from nova_isolation.apparmor import policy
 from nova_isolation.audit import attribution
+from nova_isolation.audit import records
 from nova_isolation import exceptions
 from nova_isolation import processes
 from nova_isolation.violations import model
@@ -239,6 +240,16 @@ class Verifier:
             self._condition.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout)
+
+    def on_record(self, record: records.Record) -> None:
+        """Take an audit record about policy or a mode; from any thread.
+
+        :param record: one without a decision
+        """
+        if record.module == 'selinux':
+            self.on_mode()
+        else:
+            self.on_status(record.text('operation'), record.text('name'))
 
     def on_status(self, operation: str | None, profile: str | None) -> None:
         """Take an audit record about a change of policy; from any thread.

@@ -257,7 +257,7 @@ def as_line(entry: journal.Entry) -> str:
 
 
 def _iso(at: float) -> str:
-    return model.iso(datetime.datetime.fromtimestamp(at, datetime.UTC))
+    return model.iso(model.utc(at))
 
 
 def _value(value: Any) -> Any:

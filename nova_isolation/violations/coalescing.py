@@ -239,8 +239,8 @@ class _Restored(Window):
         super().__init__(_Guest(str(row['instance']), ''), b'', float('-inf'))
         self.id = identity
         self.count = int(row['count'])
-        self.first = _utc(row['first'])
-        self.last = _utc(row['last'])
+        self.first = model.utc(row['first'])
+        self.last = model.utc(row['last'])
         self._kinds = int(row['kinds'])
         self._samples = tuple(str(sample) for sample in row['samples'])
         if self.count < 1:
@@ -253,10 +253,6 @@ class _Restored(Window):
     @property
     def samples(self) -> tuple[str, ...]:
         return self._samples
-
-
-def _utc(seconds: float) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
 
 class Coalescer:

@@ -32,7 +32,6 @@ from collections.abc import (
 )
 import contextlib
 import dataclasses
-import datetime
 import json
 import math
 import os
@@ -650,8 +649,8 @@ class Journal(Reader):
             host=self._host,
             stage=stage,
             count=sum(known) if len(known) == len(counts) else None,
-            first=_utc(min(times)),
-            last=_utc(max(times)),
+            first=model.utc(min(times)),
+            last=model.utc(max(times)),
             reason=reason,
         )
 
@@ -1115,10 +1114,6 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _Malformed('a value in it is no JSON object')
     return value
-
-
-def _utc(at: float) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC)
 
 
 def _damaged(directory: str) -> list[str]:

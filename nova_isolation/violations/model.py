@@ -91,6 +91,17 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
+def utc(seconds: float) -> datetime.datetime:
+    """Read a time as the journal and the spool keep it.
+
+    :param seconds: since the epoch
+    :returns: the time in UTC
+    :raises ValueError: when there is no such time; OverflowError and OSError
+        likewise
+    """
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+
+
 def iso(time: datetime.datetime) -> str:
     """Write a time as the payloads have it.
 

@@ -22,7 +22,6 @@ notification listener receives it.
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import re
 from typing import Any
@@ -34,6 +33,7 @@ from oslo_messaging import transport as messaging_transport
 from nova_isolation import exceptions
 from nova_isolation.violations import broker
 from nova_isolation.violations import journal
+from nova_isolation.violations import model
 from nova_isolation.violations import objects
 
 # The format with an envelope: what the driver messagingv2 sends.
@@ -154,7 +154,7 @@ def message(
     try:
         if entry.priority not in _PRIORITIES:
             raise ValueError(f'its priority is {entry.priority!r}')
-        sent = datetime.datetime.fromtimestamp(entry.time, datetime.UTC)
+        sent = model.utc(entry.time)
         payload = dict(entry.payload)
         if versioned:
             payload = objects.versioned(entry.event_type, payload)

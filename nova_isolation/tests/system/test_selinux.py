@@ -22,13 +22,11 @@ import pathlib
 import queue
 import subprocess
 import tempfile
-import threading
 import time
 import unittest
 
 from nova_isolation.agent import verifier as agent_verifier
-from nova_isolation.audit import netlink
-from nova_isolation.audit import records
+from nova_isolation.tests.system import following
 
 UUID = '11111111-2222-4333-8444-777777777777'
 NAME = 'instance-00000003'
@@ -66,30 +64,8 @@ class ModeTest(unittest.TestCase):
         )
         self.addCleanup(self.verifier.stop, LIMIT)
 
-    def follow(self):
-        """Have what is recorded of policy reach it, as the agent does."""
-        source = netlink.AuditSocket.open()
-        stopped = threading.Event()
-
-        def follow():
-            while not stopped.is_set():
-                for kind, payload in source.read_many(0.2, 100):
-                    record = records.parse(kind, payload)
-                    if (
-                        isinstance(record, records.Record)
-                        and record.decision is None
-                    ):
-                        self.assertEqual('selinux', record.module)
-                        self.verifier.on_mode()
-
-        thread = threading.Thread(target=follow)
-        thread.start()
-        self.addCleanup(source.close)
-        self.addCleanup(thread.join)
-        self.addCleanup(stopped.set)
-
     def test_setenforce_0_is_noticed_at_once_and_so_is_1(self):
-        self.follow()
+        self.enterContext(following.followed(self.verifier))
         self.verifier.start()
         # this kernel has no policy: no context is right
         before = self.events.get(timeout=LIMIT)

@@ -15,19 +15,17 @@
 Runs on the lab's machine: ``lab/lab run``.
 """
 
-import contextlib
 import os
 import pathlib
 import queue
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import unittest
 
 from nova_isolation.agent import verifier as agent_verifier
-from nova_isolation.audit import netlink
+from nova_isolation.tests.system import following
 
 UUID = '11111111-2222-4333-8444-777777777777'
 NAME = 'instance-00000003'
@@ -87,36 +85,6 @@ class VerifierTest(unittest.TestCase):
         (self.runtime / f'{NAME}.pid').write_text(f'{process.pid}\n')
         return process
 
-    @contextlib.contextmanager
-    def followed(self):
-        """Have audit records about policy reach it, as the agent does."""
-        source = netlink.AuditSocket.open()
-        stopped = threading.Event()
-
-        def follow():
-            while not stopped.is_set():
-                record = source.read(0.2)
-                if record is None or b'apparmor="STATUS"' not in record[1]:
-                    continue
-                # the kernel's own words, here without what could be encoded
-                fields = dict(
-                    field.split('=', 1)
-                    for field in record[1].decode().split()
-                    if '=' in field
-                )
-                self.verifier.on_status(
-                    fields['operation'].strip('"'), fields['name'].strip('"')
-                )
-
-        thread = threading.Thread(target=follow)
-        thread.start()
-        try:
-            yield
-        finally:
-            stopped.set()
-            thread.join()
-            source.close()
-
     def started(self):
         self.verifier.start()
         self.addCleanup(self.verifier.stop, 10)
@@ -173,7 +141,7 @@ class VerifierTest(unittest.TestCase):
         self.verifier._interval = 3600
         self.start_guest()
         self.started()
-        with self.followed():
+        with following.followed(self.verifier):
             parse('R')
             self.assert_noticed('unconfined', 'was removed', limit=3)
 
@@ -201,7 +169,7 @@ class VerifierTest(unittest.TestCase):
     def test_policy_that_is_replaced_by_the_same_is_no_news(self):
         self.start_guest()
         self.started()
-        with self.followed():
+        with following.followed(self.verifier):
             for _ in range(5):
                 parse('r')
                 time.sleep(0.3)

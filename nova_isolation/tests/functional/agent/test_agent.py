@@ -76,6 +76,20 @@ class AgentTestCase(base.BaseTestCase):
         self.assertFalse(os.path.exists(f'/proc/{worker}'))
         self.assertNotIn('Traceback', host.log.read_text())
 
+    def hang_libvirt(self, host):
+        """Have it ask a libvirtd that never answers.
+
+        :returns: the socket of that; when it is closed, it has ended
+        """
+        silent = socket.socket(socket.AF_UNIX)
+        self.addCleanup(silent.close)
+        silent.bind(f'{host.home}/silent')
+        silent.listen()
+        host.configure(
+            libvirt_uri=f'qemu+unix:///system?socket={host.home}/silent'
+        )
+        return silent
+
 
 class MainJobTest(AgentTestCase):
     def test_the_main_job(self):
@@ -267,13 +281,7 @@ class LibvirtTest(AgentTestCase):
 
     def test_a_libvirt_that_hangs_delays_it_by_little(self):
         host = self.rig(guests=30)
-        silent = socket.socket(socket.AF_UNIX)
-        self.addCleanup(silent.close)
-        silent.bind(f'{host.home}/silent')
-        silent.listen()
-        host.configure(
-            libvirt_uri=f'qemu+unix:///system?socket={host.home}/silent'
-        )
+        self.hang_libvirt(host)
         consuming = host.consume()
         host.start()
         begun = time.monotonic()

@@ -752,12 +752,7 @@ class SourcesTest(FaultsTestCase):
 
     def test_libvirtd_hangs_and_ends(self):
         host = self.rig()
-        path = f'{host.home}/silent'
-        silent = socket.socket(socket.AF_UNIX)
-        self.addCleanup(silent.close)
-        silent.bind(path)
-        silent.listen()
-        host.configure(libvirt_uri=f'qemu+unix:///system?socket={path}')
+        silent = self.hang_libvirt(host)
         consuming = host.consume()
         host.start()
         with self.flood():
@@ -772,13 +767,7 @@ class SourcesTest(FaultsTestCase):
 
     def test_what_waits_for_libvirtd_is_not_counted_anew_after_a_kill(self):
         host = self.rig(repeat_window=5)
-        silent = socket.socket(socket.AF_UNIX)
-        self.addCleanup(silent.close)
-        silent.bind(f'{host.home}/silent')
-        silent.listen()
-        host.configure(
-            libvirt_uri=f'qemu+unix:///system?socket={host.home}/silent'
-        )
+        self.hang_libvirt(host)
         consuming = host.consume()
         host.start()
         for _ in range(2):
