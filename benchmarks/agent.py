@@ -16,6 +16,8 @@
 environment on this machine. The host has a thousand guests.
 """
 
+from collections.abc import Iterator
+import contextlib
 import datetime
 import math
 import os
@@ -34,6 +36,9 @@ GUESTS = 1000
 # Denials that are each the first of a kind, some time apart.
 FIRSTS = 400
 APART = 0.05
+# Just before one of these, others begin to try so many names, each guest once.
+NAMES = 1000
+ROUNDS = 20
 # The flood: by so many guests, events a second, seconds, and how many are sent
 # at a time.
 FLOODING = 20
@@ -92,7 +97,9 @@ def settled(host: rig.Rig, api: Any, count: int) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE
     while True:
         status: dict[str, Any] = api.status('cmp1')
-        if status['counts']['in'] >= count or time.monotonic() > deadline:
+        counts = status['counts']
+        told = counts['out'] + counts['folded'] + sum(status['lost'].values())
+        if told >= count or time.monotonic() > deadline:
             return status
         time.sleep(0.2)
 
@@ -135,6 +142,24 @@ def quiet(host: rig.Rig) -> list[float]:
         host.kernel.deny(f'/etc/{number}', rig.uuid_of(1 + number % GUESTS))
         time.sleep(APART)
     return firsts(host, '/etc/', FIRSTS)
+
+
+def beside(host: rig.Rig, noisy: int, first: int) -> list[float]:
+    """Measure a guest whose first comes just after others began a flood: ms.
+
+    :param noisy: guests that try all the names, one name after the other
+    :param first: number of the first of these guests; of each round, others
+    """
+    kernel, name = host.kernel, f'/beside/{noisy}/'
+    for turn in range(ROUNDS):
+        guests = [rig.uuid_of(first + turn * noisy + n) for n in range(noisy)]
+        for number in range(NAMES):
+            guest = guests[number % noisy]
+            kernel.send(1400, kernel.denial(f'/tmp/{number}', guest))
+        kernel.deny(f'{name}{turn}', rig.uuid_of(GUESTS - turn))
+        host.wait_until(lambda: not host.held(), 'all is attributed', PATIENCE)
+        time.sleep(1)
+    return firsts(host, name, ROUNDS)
 
 
 def flood(host: rig.Rig, count: int, rate: float, name: str) -> float:
@@ -247,6 +272,9 @@ def measure(host: rig.Rig) -> list[figures.Figure]:
         PATIENCE,
     )
     times = quiet(host)
+    by_one = beside(host, 1, FLOODING + SECONDS + 1)
+    by_many = beside(host, FLOODING, FLOODING + SECONDS + 1 + ROUNDS)
+    settled(host, api, host.kernel.denied)
 
     fed = host.kernel.denied
     begun = time.monotonic()
@@ -257,7 +285,7 @@ def measure(host: rig.Rig) -> list[figures.Figure]:
     counts, lost = status['counts'], status['lost']
     told = counts['out'] + counts['folded']
     unaccounted = fed + count - told - sum(lost.values())
-    besides = firsts(host, '/srv/', SECONDS)
+    meanwhile = firsts(host, '/srv/', SECONDS)
     apart = stand_in(host)
     first = memory(host) - apart
     # the windows of the first minute end, those of the second are as many
@@ -289,17 +317,17 @@ def measure(host: rig.Rig) -> list[figures.Figure]:
             most=50,
             reason=why,
         ),
-        figure(
-            'the same while others flood, p50',
-            quantile(besides, 0.5),
-            'ms',
-            reason=none,
-        ),
-        figure(
-            'the same while others flood, most',
-            besides[-1],
-            'ms',
-            reason=none,
+        *(
+            figure(f'the same {when}, {which}', value, 'ms', reason=none)
+            for when, values in (
+                (f'just after {NAMES} names of one guest', by_one),
+                (f'just after {NAMES} names of {FLOODING} guests', by_many),
+                (f'while {FLOODING} guests flood', meanwhile),
+            )
+            for which, value in (
+                ('p50', quantile(values, 0.5)),
+                ('most', values[-1]),
+            )
         ),
         figure(
             f'events a second for {SECONDS} s, distinct names',
@@ -317,20 +345,24 @@ def measure(host: rig.Rig) -> list[figures.Figure]:
     ]
 
 
-def main() -> None:
-    """Measure, and write the figures."""
-    broker = rabbitmq.RabbitMQ()
-    broker.setUp()
-    try:
+@contextlib.contextmanager
+def running() -> Iterator[rig.Rig]:
+    """Run an agent with its guests and a broker."""
+    with contextlib.ExitStack() as stack:
+        broker = rabbitmq.RabbitMQ()
+        broker.setUp()
+        stack.callback(broker.cleanUp)
         host = rig.Rig(broker.url, GUESTS, auditd=False)
         host.setUp()
-        try:
-            host.start()
-            found = measure(host)
-        finally:
-            host.cleanUp()
-    finally:
-        broker.cleanUp()
+        stack.callback(host.cleanUp)
+        host.start()
+        yield host
+
+
+def main() -> None:
+    """Measure, and write the figures."""
+    with running() as host:
+        found = measure(host)
     figures.emit(found)
 
 

@@ -14,6 +14,7 @@
 
 import argparse
 import collections.abc
+import functools
 import json
 import os
 import pathlib
@@ -33,7 +34,9 @@ NATIVE = ('compute', 'compile', 'size', 'proof')
 RECORDS = ('parse', 'skip', 'shapes')
 MACHINE = ('proof',)
 CLOUD = ('boot', 'parser')
-HERE = ('agent',)
+HERE = ('agent', 'soak')
+# Takes an hour: only when it is named.
+LONG = ('soak',)
 NAMES = (
     'compute',
     'compile',
@@ -135,7 +138,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.name) - set(NAMES):
         parser.error(f'no such benchmark: {", ".join(sorted(unknown))}')
-    names = arguments.name or list(NAMES)
+    names = arguments.name or [n for n in NAMES if n not in LONG]
     image = arguments.image
 
     if 'parser' in names and 'compile' not in names:
@@ -155,10 +158,13 @@ def main() -> int:
         parts.append(lambda: machine(image))
     if there := [n for n in names if n in CLOUD]:
         parts.append(lambda: cloud(image, there, arguments.boots))
-    if any(n in HERE for n in names):
-        # this machine's broker and the environment of the tests
-        python = os.environ.get('TESTS_PYTHON', sys.executable)
-        parts.append(lambda: output([python, '-m', 'benchmarks.agent']))
+    # this machine's broker and the environment of the tests
+    python = os.environ.get('TESTS_PYTHON', sys.executable)
+    parts.extend(
+        functools.partial(output, [python, '-m', f'benchmarks.{n}'])
+        for n in names
+        if n in HERE
+    )
     found: list[figures.Figure] = []
     failed = False
     for part in parts:

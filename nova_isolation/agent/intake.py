@@ -12,14 +12,15 @@
 
 """From the kernel's records to the journal: one worker, in turns.
 
-A turn takes what was read, folds what repeats, attributes what is new, and
-writes all of it in one durable transaction, together with how far it has come
-in the kernel's numbers. So whatever ends the agent, the next one goes on just
-there: what was not written it takes from where the host keeps its audit
-records, or it announces that it may be lost.
+A turn takes what was read, folds what repeats, attributes some of what is new,
+the guests in turn, and writes all of it in one durable transaction, together
+with what is left to be attributed and with how far it has come in the kernel's
+numbers. So whatever ends the agent, the next one goes on just there: what was
+not written it takes from where the host keeps its audit records, or it
+announces that it may be lost.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import json
 import threading
@@ -33,6 +34,7 @@ from nova_isolation.agent import catching
 from nova_isolation.agent import ledger as agent_ledger
 from nova_isolation.agent import reader as agent_reader
 from nova_isolation.agent import report
+from nova_isolation.agent import waiting
 from nova_isolation.audit import attempts
 from nova_isolation.audit import attribution
 from nova_isolation.audit import backfill
@@ -49,6 +51,8 @@ LOG = log.getLogger(__name__)
 
 #: the name of the journal's value that says how far the agent has come
 POSITION = 'position'
+#: what the names of its values begin with that are denials, no events yet
+DENIAL = 'denial:'
 _NAMESPACE = uuid_module.UUID('a3b4c0de-6b0e-5b6e-9d2b-6d1f0f9b1a57')
 
 # All in seconds. Until the thread looks whether it is to stop, and what is
@@ -74,8 +78,10 @@ _AGAIN = 1.0
 # Between two lines of the log about the agent's own faults.
 _PAUSE = 5.0
 
-# Events that wait while the journal cannot be written: who chooses long names
-# makes 50 KB of one.
+# Denials that one turn attributes: what comes meanwhile waits for them.
+_ATTRIBUTED = 25
+# Denials that wait for that, and events that wait while the journal cannot be
+# written: who chooses long names makes 50 KB of one.
 _WAITING = 2000
 # Events of other threads that one transaction takes.
 _GIVEN = 200
@@ -146,27 +152,6 @@ class History(Protocol):
         missing: Sequence[range] = (),
     ) -> backfill.Reading:
         """Read what was recorded since a time."""
-
-
-@dataclasses.dataclass(slots=True)
-class _Denied:
-    """A denial on its way.
-
-    :ivar line: whether the record came from a file, not from the kernel
-    :ivar context: what other records of the same event say
-    :ivar id: of its event, when it is the first of a kind
-    :ivar repeats: likewise
-    :ivar until: when it is reported whatever is known by then
-    :ivar unsure: whether a newer table may know the target's owner
-    """
-
-    record: records.Record
-    line: bool = False
-    context: dict[str, str] = dataclasses.field(default_factory=dict)
-    id: str = ''
-    repeats: model.Repeats | None = None
-    until: float = 0.0
-    unsure: bool = False
 
 
 class Intake:
@@ -246,11 +231,10 @@ class Intake:
         self._next: int | None = None
         # of the boot before, what the agent of then had handled
         self._before: tuple[int, serials.Serials] | None = None
-        # denials of this turn, or that an earlier one or an earlier agent has
-        # left; those of which the guest is not known yet; events that are not
-        # in the journal yet
-        self._left: list[_Denied] = []
-        self._held: list[_Denied] = []
+        # denials of this turn, or that an earlier one has left; those of them
+        # that are to be events; events that are not in the journal yet
+        self._left: list[waiting.Denied] = []
+        self._waiting = waiting.Waiting()
         self._entries: list[violations_journal.Entry] = []
         self._given: list[violations_journal.Entry] = []
         self._lock = threading.Lock()
@@ -261,7 +245,6 @@ class Intake:
         self._written = float('-inf')
         self._more = False
         self._moved = False
-        self._holding = False
         self._unwritable = ''
         self._again = float('-inf')
         self._complained = float('-inf')
@@ -316,13 +299,7 @@ class Intake:
                 if not self._recovered:
                     self._recovered = self._recover(time.monotonic())
                 if self._recovered:
-                    waits = (
-                        self._held
-                        or self._given
-                        or self._more
-                        or self._catching is not None
-                    )
-                    heard = self._reader.take(_QUICK if waits else _TICK)
+                    heard = self._reader.take(self._pause())
                     self.turn(heard, time.monotonic())
                 elif self._stopping.wait(1):
                     return
@@ -333,10 +310,23 @@ class Intake:
                 self._stopping.wait(_TICK)
         try:
             # nobody is waited for any more
-            self._settle(float('inf'), self._guests.table, stale=True)
+            self._waiting.release(lambda each: True)
+            self._report_all(self._waiting.take())
             self._commit(time.monotonic(), last=True)
         except Exception:
             LOG.exception('The last turn failed')
+
+    def _pause(self) -> float:
+        """Tell how long a turn may wait for something to be read."""
+        if self._waiting.is_ready:
+            return 0
+        others = (
+            self._waiting.is_holding
+            or self._given
+            or self._more
+            or self._catching is not None
+        )
+        return _QUICK if others else _TICK
 
     # ---- a turn ------------------------------------------------------------
 
@@ -359,8 +349,9 @@ class Intake:
         # in this order: a table that was not stale has what came before
         stale = self._guests.stale()
         table = self._guests.table
-        self._settle(now, table, stale=stale)
+        self._release(table, now, stale=stale)
         self._fold_all(denied, table, now)
+        self._report_some()
         self._commit(now)
 
     def _forget_taken(self) -> None:
@@ -373,7 +364,7 @@ class Intake:
     def _await_end(
         self,
         heard: Sequence[tuple[int, bytes]],
-        denied: list[_Denied],
+        denied: list[waiting.Denied],
         now: float,
     ) -> None:
         """Take what else belongs to the last event, if it comes at once."""
@@ -387,7 +378,7 @@ class Intake:
     def _understand(
         self,
         heard: Sequence[tuple[int, bytes]],
-        denied: list[_Denied],
+        denied: list[waiting.Denied],
         now: float,
     ) -> None:
         see = self._serials.see
@@ -436,7 +427,7 @@ class Intake:
     def _sort(
         self,
         record: records.Record,
-        denied: list[_Denied],
+        denied: list[waiting.Denied],
         line: bool = False,
     ) -> None:
         """Tell what a record is about."""
@@ -455,7 +446,7 @@ class Intake:
             if event is not None:
                 self._entries.append(violations_journal.Entry.of(event))
         elif attempts.subject(record) is not None:
-            denied.append(_Denied(record, line))
+            denied.append(waiting.Denied(record, line))
             if not line:
                 self._last = record.serial
         elif record.label.startswith('"'):
@@ -474,7 +465,11 @@ class Intake:
         )
 
     def _enrich(
-        self, kind: int, payload: bytes, serial: int, denied: list[_Denied]
+        self,
+        kind: int,
+        payload: bytes,
+        serial: int,
+        denied: list[waiting.Denied],
     ) -> None:
         # an event has few records, and they come together
         of_it = [
@@ -492,7 +487,10 @@ class Intake:
     # ---- what repeats, and what is new -------------------------------------
 
     def _fold_all(
-        self, denied: list[_Denied], table: attribution.Table, now: float
+        self,
+        denied: list[waiting.Denied],
+        table: attribution.Table,
+        now: float,
     ) -> None:
         self._ledger.count(agent_ledger.IN, len(denied))
         folded = 0
@@ -505,7 +503,7 @@ class Intake:
         self._ledger.count(agent_ledger.FOLDED, folded)
 
     def _fold(
-        self, denied: _Denied, table: attribution.Table, now: float
+        self, denied: waiting.Denied, table: attribution.Table, now: float
     ) -> bool:
         """Count a denial, or report it when it is the first of its kind.
 
@@ -528,42 +526,47 @@ class Intake:
             record, table
         )
         if fingerprint[0] in table and not denied.unsure:
-            self._report(denied)
+            self._waiting.add(denied)
             return False
         # asked, and not waited for: others come first
         self._guests.fresh(0)
         denied.until = now + _PATIENCE
-        self._held.append(denied)
-        self._holding = True
+        self._waiting.hold(denied)
         return False
 
-    def _settle(
-        self,
-        now: float,
-        table: attribution.Table,
-        ended: Collection[str] = (),
-        *,
-        stale: bool,
+    def _release(
+        self, table: attribution.Table, now: float, *, stale: bool
     ) -> None:
-        """Report those whose guest is known now, or is not going to be.
+        """Let go those whose guest is known now, or is not going to be.
 
-        :param ended: ids of those whose repeats are told now
         :param stale: whether guests may have changed before the table was
             taken
         """
-        held, self._held = self._held, []
-        for each in held:
-            subject = attempts.subject(each.record) or ''
-            known = subject in table and not (each.unsure and stale)
-            if each.until > now and not known and each.id not in ended:
-                self._held.append(each)
-                continue
+        full = len(self._waiting) > _WAITING
+        self._waiting.release(
+            lambda each: (
+                full
+                or each.until <= now
+                or (each.subject in table and not (each.unsure and stale))
+            )
+        )
+
+    def _report_some(self) -> None:
+        """Report the next ones; what fills the memory is not left to wait."""
+        if self._unwritable:
+            self._report_all(self._waiting.take())
+        else:
+            over = len(self._waiting) - _WAITING
+            self._report_all(self._waiting.take(max(_ATTRIBUTED, over)))
+
+    def _report_all(self, denials: Iterable[waiting.Denied]) -> None:
+        for each in denials:
             try:
                 self._report(each)
             except Exception as e:
                 self._fault(each, e)
 
-    def _report(self, denied: _Denied) -> None:
+    def _report(self, denied: waiting.Denied) -> None:
         violation = report.violation(
             denied.record,
             self._guests.table,
@@ -577,7 +580,7 @@ class Intake:
         )
         self._entries.append(violations_journal.Entry.of(violation))
 
-    def _fault(self, denied: _Denied, error: Exception) -> None:
+    def _fault(self, denied: waiting.Denied, error: Exception) -> None:
         """Announce a denial that the agent itself fails on."""
         if time.monotonic() - self._complained >= _PAUSE:
             self._complained = time.monotonic()
@@ -598,23 +601,25 @@ class Intake:
             return
         ended = self._coalescer.due(now)
         self._more = len(ended) >= coalescing.AT_ONCE
-        if self._held:
-            self._settle(
-                now,
-                self._guests.table,
-                {window.id for window in ended},
-                stale=True,
+        if ended and len(self._waiting):
+            # no end is told before its beginning
+            self._report_all(
+                self._waiting.pick({window.id for window in ended})
             )
         losses = self._ledger.due(now)
         with self._lock:
             given = tuple(self._given[:_GIVEN])
         windows = {**self._unreadable, **self._coalescer.changes()}
-        late = last or self._holding or now - self._written >= _POSITION
+        denials = {
+            DENIAL + key: row for key, row in self._waiting.changes().items()
+        }
+        late = last or now - self._written >= _POSITION
         if not (
             self._entries
             or given
             or losses
             or windows
+            or denials
             or (self._moved and late)
         ):
             return
@@ -625,7 +630,9 @@ class Intake:
                 *self._summaries(ended),
                 *(violations_journal.Entry.of(loss) for loss in losses),
             ]
-            self._journal.commit(new, windows, {POSITION: self._position()})
+            self._journal.commit(
+                new, windows, {POSITION: self._position(), **denials}
+            )
         except exceptions.IsolationError as e:
             self._cannot_write(e.message)
             self._again = now + _AGAIN
@@ -633,6 +640,7 @@ class Intake:
         if self._unwritable:
             LOG.info('The journal is written again')
         self._coalescer.committed()
+        self._waiting.committed()
         self._gone.clear()
         self._unreadable.clear()
         self._ledger.announced(losses)
@@ -644,7 +652,7 @@ class Intake:
         with self._lock:
             del self._given[: len(given)]
         self._written, self._unwritable = now, ''
-        self._moved = self._holding = False
+        self._moved = False
         tell(new)
         for entry in new:
             self._canary.journaled(entry.id)
@@ -656,10 +664,10 @@ class Intake:
     ) -> list[violations_journal.Entry]:
         """Make the events of what has repeated itself."""
         made = []
-        waiting = {entry.id: entry for entry in self._entries}
+        unwritten = {entry.id: entry for entry in self._entries}
         now = model.now()
         for window in ended:
-            first = waiting.get(window.id) or self._journal.event(window.id)
+            first = unwritten.get(window.id) or self._journal.event(window.id)
             # it may have left the journal before its repeats ended
             cause = 'the first event is gone'
             if first is not None:
@@ -696,16 +704,6 @@ class Intake:
                 ],
                 'tail': [*({**self._torn, **self._tail}).items()],
                 'lost': self._ledger.pending(),
-                'held': [
-                    [
-                        each.line,
-                        each.repeats.kinds,
-                        each.record.kind,
-                        each.record.raw.decode('latin-1'),
-                    ]
-                    for each in self._held
-                    if each.repeats is not None
-                ],
             }
         )
 
@@ -731,6 +729,7 @@ class Intake:
         try:
             position = self._journal.state(POSITION)
             rows = self._journal.windows()
+            denials = self._journal.states(DENIAL)
             if position is None:
                 self._journal.commit(state={POSITION: self._position()})
         except exceptions.IsolationError as e:
@@ -743,6 +742,16 @@ class Intake:
             self._ledger.lost(
                 'journal', None, 'how often denials were repeated is damaged'
             )
+        damaged = self._waiting.restore(
+            {key.removeprefix(DENIAL): row for key, row in denials.items()},
+            now + _PATIENCE,
+        )
+        for each in damaged:
+            LOG.error('The value %r in the journal is damaged', DENIAL + each)
+        self._ledger.count(agent_ledger.IN, len(denials))
+        self._ledger.lost(
+            'journal', len(damaged), 'denials that waited are damaged'
+        )
         if position is None:
             return True
         try:
@@ -795,32 +804,7 @@ class Intake:
             self._ledger.lost(
                 'agent', before.expired(time.monotonic()), _CAUSES['agent']
             )
-        self._held = [
-            self._left_over(*each, until=time.monotonic() + _PATIENCE)
-            for each in state['held']
-        ]
-        self._ledger.count(agent_ledger.IN, len(self._held))
         return boot == self._boot and self._serials.highest is not None
-
-    @staticmethod
-    def _left_over(
-        line: bool, kinds: int, kind: int, raw: str, *, until: float
-    ) -> _Denied:
-        """Go on with a denial that an earlier agent held.
-
-        It is the first of its kind, and is not folded again: what repeats it
-        was counted then. A window more with its id would be mistaken for that.
-        """
-        found = records.parse(kind, raw.encode('latin-1'))
-        if not isinstance(found, records.Record):
-            raise ValueError(f'a denial that waited is damaged: {found}')
-        return _Denied(
-            found,
-            bool(line),
-            id=_id(found),
-            repeats=model.Repeats(1, found.time, found.time, kinds=int(kinds)),
-            until=until,
-        )
 
     def _catch_up(self, stage: str, now: float, *, certain: bool) -> None:
         """Begin to look elsewhere for what was not heard."""
@@ -876,7 +860,7 @@ class Intake:
             self._caught_up(self._catching.reading, now)
             self._catching = None
 
-    def _take_what_was_caught(self, denied: list[_Denied]) -> bool:
+    def _take_what_was_caught(self, denied: list[waiting.Denied]) -> bool:
         """Take what was read of the past; tell whether that was all."""
         if self._catching is None:
             return False

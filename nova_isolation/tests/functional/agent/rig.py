@@ -48,6 +48,10 @@ def uuid_of(number):
     return f'{number:08x}-90ad-4b5b-8d6e-0d6a1f3b7a01'
 
 
+# in the journal: denials that are to be events, and are none yet
+_HELD = f'{intake.DENIAL}*'
+
+
 def domain_xml(uuid, name, project):
     """Describe a guest as libvirt and Nova do."""
     return f"""
@@ -416,6 +420,13 @@ class Rig(fixtures.Fixture):
         )
         return json.loads(text)
 
+    def held(self):
+        """Count the denials that are to be events, and are none yet."""
+        (count,) = self.query(
+            'SELECT count(*) FROM state WHERE key GLOB ?', _HELD
+        )
+        return count
+
     def query(self, text, *values):
         """Read a row of its journal."""
         path = self.journal / journal.NAME
@@ -430,17 +441,21 @@ class Rig(fixtures.Fixture):
         the broker has all.
         """
         try:
-            (busy,) = self.query(
+            # of one moment
+            busy, text = self.query(
                 'SELECT (SELECT count(*) FROM windows) '
-                '+ (SELECT count(*) FROM events WHERE sent IS NULL)'
+                '+ (SELECT count(*) FROM events WHERE sent IS NULL) '
+                '+ (SELECT count(*) FROM state WHERE key GLOB ?), '
+                '(SELECT value FROM state WHERE key = ?)',
+                _HELD,
+                intake.POSITION,
             )
-            state = self.position()
+            state = json.loads(text)
         except (sqlite3.Error, TypeError):
             return False
         serials = state['serials']
         return (
             not busy
-            and not state['held']
             and not state['lost']
             and not serials['missing']
             and serials['highest'] == self.kernel.serial

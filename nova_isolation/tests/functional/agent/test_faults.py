@@ -781,7 +781,7 @@ class SourcesTest(FaultsTestCase):
     @staticmethod
     def held(host):
         with contextlib.suppress(sqlite3.Error, TypeError):
-            return host.position()['held']
+            return host.held()
 
 
 class HostileTest(FaultsTestCase):

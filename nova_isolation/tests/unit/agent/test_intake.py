@@ -18,6 +18,7 @@ import os
 import random
 import sqlite3
 import tempfile
+import threading
 import time
 from unittest import mock
 
@@ -551,7 +552,14 @@ class RepeatsTest(IntakeTestCase):
             *(self.kernel.denial(f'/x{n}') for n in range(50)),
             self.kernel.denial('/etc/shadow', UUID2),
         )
-        self.assertEqual(UUID2, self.events()[-1]['instance']['uuid'])
+        self.assertEqual(
+            ['/etc/shadow'],
+            [
+                event['target']['path']
+                for event in self.events()
+                if event['instance']['uuid'] == UUID2
+            ],
+        )
 
     def test_what_is_folded_is_told_with_samples(self):
         self.agent = self.make(UUID1, kinds=3)
@@ -628,6 +636,109 @@ class RepeatsTest(IntakeTestCase):
             snapshot.counts['in'] - snapshot.lost['unparsable'],
             sum(entry.denials for entry in self.entries()),
         )
+
+
+class TurnsTest(IntakeTestCase):
+    """Who is noisy waits, and nobody waits for him."""
+
+    def _flood(self, count=100):
+        return [self.kernel.denial(f'/{n}') for n in range(count)]
+
+    def _of(self, uuid):
+        return [
+            event['target']['path']
+            for event in self.events()
+            if event['instance']['uuid'] == uuid
+        ]
+
+    def _agent_dies(self, *uuids):
+        self.agent = self.make(*uuids)
+
+    def test_what_waits_of_one_guest_does_not_delay_another_one(self):
+        self.agent.hears(*self._flood(), self.kernel.denial('/other', UUID2))
+        self.assertEqual(['/other'], self._of(UUID2))
+        noisy = self._of(UUID1)
+        self.assertEqual([f'/{n}' for n in range(len(noisy))], noisy)
+        self.assertEqual(intake._ATTRIBUTED, len(noisy) + 1)
+
+    def test_nor_when_it_comes_while_others_wait(self):
+        self.agent.hears(*self._flood())
+        self.agent.hears(self.kernel.denial('/other', UUID2))
+        self.assertEqual(['/other'], self._of(UUID2))
+
+    def test_all_is_told_in_order_without_a_pause(self):
+        self.agent.runs(self._flood())
+        self.assertEqual([f'/{n}' for n in range(100)], self._of(UUID1))
+        self.assertEqual({}, self.agent.journal.states(intake.DENIAL))
+        self.assert_accounted()
+
+    def test_nobody_pauses_while_something_waits(self):
+        self.agent.reader.batches.append(self._flood())
+        threading.Timer(0.3, self.agent.intake._stopping.set).start()
+        self.agent.intake.start()
+        self.agent.intake.thread.join(30)
+        self.assertEqual([0, 0, 0], self.agent.reader.waits[1:4])
+        self.assertEqual([intake._TICK], self.agent.reader.waits[4:5])
+        self.assertEqual(100, len(self.events()))
+
+    def test_what_waits_outlives_the_agent(self):
+        self.agent.hears(*self._flood())
+        self.assertEqual(intake._ATTRIBUTED, len(self.events()))
+        self._agent_dies(UUID1)
+        self.agent.runs()
+        self.assertEqual([f'/{n}' for n in range(100)], self._of(UUID1))
+        self.assertEqual([], self.events(LOST))
+        self.assertEqual({}, self.agent.journal.states(intake.DENIAL))
+        self.assert_accounted()
+
+    def test_with_all_that_is_known_of_it(self):
+        self.agent.hears(
+            *self._flood(),
+            self.kernel.record('proctitle=71656D75', records.PROCTITLE),
+        )
+        self._agent_dies(UUID1)
+        self.agent.runs()
+        self.assertEqual('qemu', self.events()[-1]['denial']['proctitle'])
+
+    def test_a_second_death_changes_nothing(self):
+        self.agent.hears(*self._flood())
+        for _ in range(2):
+            self._agent_dies(UUID1)
+            self.agent.intake._recovered = self.agent.intake._recover(0)
+            self.agent.hears(self.kernel.denial('/more'))
+        self._agent_dies(UUID1)
+        self.agent.runs()
+        self.assertEqual(
+            sorted({f'/{n}' for n in range(100)} | {'/more'}),
+            sorted(set(self._of(UUID1))),
+        )
+        ids = [entry.id for entry in self.entries()]
+        self.assertEqual(len(set(ids)), len(ids))
+        self.assertEqual([], self.events(LOST))
+
+    def test_repeats_of_what_waits_outlive_the_agent_too(self):
+        again = [self.kernel.denial('/99') for _ in range(3)]
+        self.agent.hears(*self._flood(), *again)
+        self._agent_dies(UUID1)
+        self.agent.runs()
+        (repeated,) = (e for e in self.events() if e['repeats']['of'])
+        self.assertEqual('/99', repeated['target']['path'])
+        self.assertEqual(3, repeated['repeats']['count'])
+        self.assertEqual(101, len(self.events()))
+        self.assertEqual([], self.events(LOST))
+
+    def test_what_fills_the_memory_does_not_wait(self):
+        with mock.patch.object(intake, '_WAITING', 40):
+            self.agent.hears(*self._flood())
+        self.assertEqual(60, len(self.events()))
+
+    def test_nor_does_it_wait_for_libvirt(self):
+        self.agent.guests.pending = True
+        with mock.patch.object(intake, '_WAITING', 40):
+            self.agent.hears(*self._flood())
+            self.assertEqual(0, len(self.events()))
+            self.agent.hears(after=0.01)
+        self.assertEqual(60, len(self.events()))
 
 
 class UnknownGuestTest(IntakeTestCase):
@@ -1193,18 +1304,12 @@ class PastTest(IntakeTestCase):
         'no JSON',
         '[]',
         '{}',
-        '{"serials": null, "seen": 1, "held": []}',
-        '{"serials": {"boot": 5}, "seen": 1, "held": []}',
+        '{"serials": null, "seen": 1}',
+        '{"serials": {"boot": 5}, "seen": 1}',
         '{"serials": {"boot": "b", "highest": "x", "missing": [[]], '
-        '"given_up": 0}, "seen": 1, "held": []}',
+        '"given_up": 0}, "seen": 1}',
         '{"serials": {"boot": "b", "highest": 1, "missing": [], '
-        '"given_up": 0}, "seen": 1e300, "held": []}',
-        '{"serials": {"boot": "b", "highest": 1, "missing": [], '
-        '"given_up": 0}, "seen": 1, "held": [[0, 1400, 5]]}',
-        '{"serials": {"boot": "b", "highest": 1, "missing": [], '
-        '"given_up": 0}, "seen": 1, "held": [[0, 1400, "\\u1234"]]}',
-        '{"serials": {"boot": "b", "highest": 1, "missing": [], '
-        '"given_up": 0}, "seen": 1, "held": 5}',
+        '"given_up": 0}, "seen": 1e300}',
     )
     def test_a_damaged_position_is_announced_and_the_agent_works(self, text):
         self.agent.journal.commit(state={intake.POSITION: text})
@@ -1225,6 +1330,32 @@ class PastTest(IntakeTestCase):
         self.assertEqual(('journal', None), (event['stage'], event['count']))
         # it is not found again
         self.assertEqual({}, self.agent.journal.windows())
+
+    @ddt.data(
+        'no JSON',
+        '5',
+        '[]',
+        '{}',
+        '{"id": "", "kinds": 0, "line": 0, "kind": 1400, "raw": 5, '
+        '"context": {}}',
+        '{"id": "", "kinds": 0, "line": 0, "kind": 1400, "raw": "\\u1234", '
+        '"context": {}}',
+        '{"id": "", "kinds": 0, "line": 0, "kind": 1400, "raw": "x", '
+        '"context": {}}',
+    )
+    def test_nor_does_a_damaged_denial(self, row):
+        self.agent.hears(self.kernel.denial('/a', UUID3))
+        self.agent.journal.commit(state={intake.DENIAL + '000000000005': row})
+        self.agent = self.make(UUID1)
+        with self.assertLogs(intake.LOG.logger, 'ERROR') as logs:
+            self.agent.runs([self.kernel.denial('/b')])
+        self.assertEqual(['/a', '/b'], sorted(self.paths()))
+        self.assertIn("'denial:000000000005'", logs.output[0])
+        (event,) = self.events(LOST)
+        self.assertEqual(('journal', 1), (event['stage'], event['count']))
+        self.assert_accounted()
+        # it is not found again
+        self.assertEqual({}, self.agent.journal.states(intake.DENIAL))
 
 
 class LogTest(base.BaseTestCase):
