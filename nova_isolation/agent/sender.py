@@ -13,10 +13,11 @@
 """From the journal to the broker: one thread, the guests in turn.
 
 Each guest's events go in their order, one after the other, until the broker
-has confirmed them. So the one that makes much noise delays its own.
+has confirmed them. So the one that makes much noise delays its own. Whoever
+has had nothing to send since all was sent comes before the others, once.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 import threading
 import time
 from typing import Protocol
@@ -30,6 +31,9 @@ LOG = log.getLogger(__name__)
 
 # The last of all that can be called a guest.
 _LAST = '~'
+# Confirmed events that are marked together: while the worker writes, a mark
+# waits longer for the journal than a send for the broker.
+_MARKS = 20
 # Seconds after which the journal is looked at without being told to.
 _POLL = 1.0
 # Seconds between attempts: the first, and the longest.
@@ -47,10 +51,17 @@ class Journal(Protocol):
     def path(self) -> str:
         """The journal's file."""
 
-    def next_unsent(self, after: str) -> violations_journal.Entry | None:
+    def next_unsent(
+        self, after: str, but: Collection[int]
+    ) -> violations_journal.Entry | None:
         """Read the oldest event of the guest whose turn comes after one's."""
 
-    def mark_sent(self, seqs: Iterable[int]) -> None:
+    def unsent_of(
+        self, instance: str, but: Collection[int]
+    ) -> violations_journal.Entry | None:
+        """Read the oldest event of a guest."""
+
+    def mark_sent(self, marks: Mapping[int, float]) -> None:
         """Note that the broker has events."""
 
     def give_up(self, entry: violations_journal.Entry, reason: str) -> None:
@@ -92,10 +103,14 @@ class Sender:
         self._confirmed = confirmed
         # whose turn it was: first comes what is about no guest
         self._after = _LAST
+        # since all was sent: who has something for the first time and waits
+        # for that, and who has had a turn
+        self._new: dict[str, None] = {}
+        self._served: set[str] = set()
         self._pause = 0.0
         self._failures = 0
-        # confirmed, but the journal could not be written: sent once only
-        self._unmarked: list[int] = []
+        # confirmed and not marked yet, {seq: when}: sent once only
+        self._unmarked: dict[int, float] = {}
         # the event that fails for no known reason, and how often it has
         self._suspect = ('', 0)
         self._stopping = False
@@ -112,9 +127,15 @@ class Sender:
         """Start the thread."""
         self._thread.start()
 
-    def wake(self) -> None:
-        """Tell that there is something new in the journal."""
+    def wake(self, guests: Iterable[str] = ()) -> None:
+        """Tell that there is something new in the journal.
+
+        :param guests: whom it is about, as far as that is known: uuids
+        """
         with self._changed:
+            self._new.update(
+                (guest, None) for guest in guests if guest not in self._served
+            )
             self._news = True
             self._changed.notify_all()
 
@@ -153,17 +174,39 @@ class Sender:
     def _send_all(self) -> None:
         # Without the journal nothing is sent: it would be sent for ever.
         self._mark()
-        while entry := self._journal.next_unsent(self._after):
-            if time.monotonic() > self._until:
-                return
-            self._send(entry)
+        try:
+            while entry := self._next():
+                if time.monotonic() > self._until:
+                    return
+                self._send(entry)
+                if len(self._unmarked) >= _MARKS:
+                    self._mark()
+                if self._failures:
+                    LOG.info(
+                        'Events are sent again after %d attempts',
+                        self._failures,
+                    )
+                self._failures, self._pause = 0, 0.0
+        finally:
             self._mark()
-            self._after = entry.instance
-            if self._failures:
-                LOG.info(
-                    'Events are sent again after %d attempts', self._failures
-                )
-            self._failures, self._pause = 0, 0.0
+
+    def _next(self) -> violations_journal.Entry | None:
+        """Find what is to be sent next, None when there is nothing."""
+        while self._new:
+            with self._changed:
+                # what came last has waited for what the others had before
+                guest, _ = self._new.popitem()
+                self._served.add(guest)
+            if entry := self._journal.unsent_of(guest, self._unmarked):
+                return entry
+        entry = self._journal.next_unsent(self._after, self._unmarked)
+        with self._changed:
+            if entry is None:
+                self._served.clear()
+            else:
+                self._after = entry.instance
+                self._served.add(entry.instance)
+        return entry
 
     def _send(self, entry: violations_journal.Entry) -> None:
         try:
@@ -178,7 +221,7 @@ class Sender:
             self._doubt(entry, e)
         else:
             self.sent += 1
-            self._unmarked.append(entry.seq)
+            self._unmarked[entry.seq] = time.time()
             self._confirmed(entry)
             LOG.debug('Event %s is with the broker', entry.id)
 
@@ -196,7 +239,6 @@ class Sender:
         self._suspect = entry.id, attempts
         if attempts < _ATTEMPTS:
             # the other guests first
-            self._after = entry.instance
             raise _Broken(repr(error)) from error
         self._give_up(entry, f'{attempts} attempts failed: {error!r}')
 

@@ -64,7 +64,6 @@ class Denied:
         """
         return json.dumps(
             {
-                'id': self.id,
                 'kinds': 0 if self.repeats is None else self.repeats.kinds,
                 'line': self.line,
                 'kind': self.record.kind,
@@ -75,9 +74,10 @@ class Denied:
         )
 
     @classmethod
-    def of_row(cls, row: str) -> 'Denied':
-        """Read what an earlier agent has written.
+    def of_row(cls, identity: str, row: str) -> 'Denied':
+        """Read what was written down.
 
+        :param identity: of its event
         :param row: what :meth:`row` gave
         :returns: the denial
         :raises ValueError: when it is damaged; TypeError and LookupError
@@ -92,7 +92,7 @@ class Denied:
             record,
             bool(data['line']),
             {str(key): str(value) for key, value in data['context'].items()},
-            str(data['id']),
+            identity,
             model.Repeats(
                 1, record.time, record.time, kinds=int(data['kinds'])
             ),
@@ -107,8 +107,9 @@ class Waiting:
         self._number = 0
         # by keys, in order: what is held until more is known
         self._held: dict[str, Denied] = {}
-        # {guest: {key: denial}}; the guest whose turn is next stands first
-        self._ready: collections.OrderedDict[str, dict[str, Denied]] = (
+        # {guest: {key: denial}}; the guest whose turn is next stands first.
+        # There may be many: of one that is kept elsewhere there is the row.
+        self._ready: collections.OrderedDict[str, dict[str, Denied | str]] = (
             collections.OrderedDict()
         )
         self._kept: set[str] = set()
@@ -132,14 +133,14 @@ class Waiting:
 
         :param denied: the first of a kind
         """
-        self._enter(self._key(), denied)
+        self._enter(self._key(denied), denied)
 
     def hold(self, denied: Denied) -> None:
         """Hold one.
 
         :param denied: the first of a kind, until :meth:`release`
         """
-        self._held[self._key()] = denied
+        self._held[self._key(denied)] = denied
 
     def release(self, is_known: Callable[[Denied], bool]) -> None:
         """Let those that were held wait for their turn.
@@ -161,10 +162,11 @@ class Waiting:
             if not self._ready:
                 return
             guest, denials = self._ready.popitem(last=False)
-            denied = denials.pop(next(iter(denials)))
+            key = next(iter(denials))
+            denied = denials.pop(key)
             if denials:
                 self._ready[guest] = denials
-            yield denied
+            yield _whole(key, denied)
 
     def pick(self, ids: Collection[str]) -> list[Denied]:
         """Take some out of turn.
@@ -172,12 +174,14 @@ class Waiting:
         :param ids: of their events
         :returns: those that wait or are held, in order of each guest
         """
-        found = []
-        for guest, denials in [*self._ready.items(), ('', self._held)]:
-            for key in [k for k, d in denials.items() if d.id in ids]:
-                found.append(denials.pop(key))
+        found = [
+            self._held.pop(key) for key in [*self._held] if _id(key) in ids
+        ]
+        for guest, denials in [*self._ready.items()]:
+            for key in [key for key in denials if _id(key) in ids]:
+                found.append(_whole(key, denials.pop(key)))
             if not denials:
-                self._ready.pop(guest, None)
+                del self._ready[guest]
         return found
 
     def changes(self) -> dict[str, str | None]:
@@ -185,18 +189,25 @@ class Waiting:
 
         :returns: by its key each that waits; None for one that does no more
         """
-        waiting = dict(self._all())
-        changed: dict[str, str | None] = {
-            key: denied.row()
-            for key, denied in waiting.items()
-            if key not in self._kept
-        }
-        changed.update((k, None) for k in self._kept if k not in waiting)
+        changed: dict[str, str | None] = dict.fromkeys(self._kept)
+        for key, held in self._held.items():
+            if key in self._kept:
+                del changed[key]
+            else:
+                changed[key] = held.row()
+        for denials in self._ready.values():
+            for key, denied in denials.items():
+                if isinstance(denied, Denied):
+                    denials[key] = denied = denied.row()
+                if key in self._kept:
+                    del changed[key]
+                else:
+                    changed[key] = denied
         return changed
 
     def committed(self) -> None:
         """Note that the changes are kept."""
-        self._kept = {key for key, _ in self._all()}
+        self._kept = set(self._held).union(*self._ready.values())
 
     def restore(self, rows: Mapping[str, str], until: float) -> list[str]:
         """Take over what an agent that died had waiting.
@@ -213,8 +224,8 @@ class Waiting:
         self._kept = set(rows)
         for key, row in sorted(rows.items()):
             try:
-                self._number = max(self._number, int(key))
-                denied = Denied.of_row(row)
+                self._number = max(self._number, int(key.partition(':')[0]))
+                denied = Denied.of_row(_id(key), row)
             except (AttributeError, LookupError, TypeError, ValueError):
                 damaged.append(key)
             else:
@@ -222,15 +233,21 @@ class Waiting:
                 self._held[key] = denied
         return damaged
 
-    def _key(self) -> str:
+    def _key(self, denied: Denied) -> str:
         # so that sorting keeps their order
         self._number += 1
-        return f'{self._number:012d}'
+        return f'{self._number:012d}:{denied.id}'
 
     def _enter(self, key: str, denied: Denied) -> None:
         self._ready.setdefault(denied.subject, {})[key] = denied
 
-    def _all(self) -> Iterator[tuple[str, Denied]]:
-        yield from self._held.items()
-        for denials in self._ready.values():
-            yield from denials.items()
+
+def _id(key: str) -> str:
+    """Tell the id of the event whose denial has that key."""
+    return key.partition(':')[2]
+
+
+def _whole(key: str, denied: Denied | str) -> Denied:
+    if isinstance(denied, str):
+        return Denied.of_row(_id(key), denied)
+    return denied

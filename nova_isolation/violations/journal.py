@@ -25,7 +25,7 @@ damaged one.
 
 from collections.abc import (
     Callable,
-    Iterable,
+    Collection,
     Iterator,
     Mapping,
     Sequence,
@@ -409,37 +409,62 @@ class Journal(Reader):
         self._since_checkpoint += sum(len(row[-1]) for row in rows)
         return new
 
-    def next_unsent(self, after: str) -> Entry | None:
+    def next_unsent(
+        self, after: str, but: Collection[int] = ()
+    ) -> Entry | None:
         """Read the next event that the broker has not confirmed.
 
         The guests have their turns in a ring: however much there is of one,
         that of another waits for one event of each only.
 
         :param after: the ``instance`` whose turn was the last one
+        :param but: the ``seq`` of some that it has confirmed
         :returns: the oldest of the next guest that has any; None when there
             is nothing to be sent
         :raises JournalUnavailable: when the journal cannot be read
         """
-        first = 'ORDER BY instance, seq LIMIT 1'
+        return self._unsent('instance > ?', after, but) or self._unsent(
+            'instance <= ?', after, but
+        )
+
+    def unsent_of(
+        self, instance: str, but: Collection[int] = ()
+    ) -> Entry | None:
+        """Read a guest's next event that the broker has not confirmed.
+
+        :param instance: the guest's uuid; '' for what is about none
+        :param but: the ``seq`` of some that it has confirmed
+        :returns: its oldest; None when there is none
+        :raises JournalUnavailable: when the journal cannot be read
+        """
+        return self._unsent('instance = ?', instance, but)
+
+    def _unsent(
+        self, which: str, instance: str, but: Collection[int]
+    ) -> Entry | None:
+        marks = ', '.join('?' * len(but))
         found = self._events(
-            f'WHERE sent IS NULL AND instance > ? {first}', after
-        ) or self._events(f'WHERE sent IS NULL {first}')
+            f'WHERE sent IS NULL AND {which} AND seq NOT IN ({marks}) '
+            f'ORDER BY instance, seq LIMIT 1',
+            instance,
+            *but,
+        )
         return found[0] if found else None
 
-    def mark_sent(self, seqs: Iterable[int]) -> None:
+    def mark_sent(self, marks: Mapping[int, float]) -> None:
         """Note that the broker has events.
 
         Not on the disk yet when this returns: when the host fails now, they
         are sent again, with the same ids.
 
-        :param seqs: of the events
+        :param marks: ``{seq: when}``, in seconds since the epoch
         :raises JournalUnavailable: when it cannot be written
         """
-        marks = [(time.time(), seq) for seq in seqs]
+        rows = [(when, seq) for seq, when in marks.items()]
 
         def work(connection: sqlite3.Connection) -> None:
             connection.executemany(
-                'UPDATE events SET sent = ? WHERE seq = ?', marks
+                'UPDATE events SET sent = ? WHERE seq = ?', rows
             )
 
         self._write(work, durable=False)

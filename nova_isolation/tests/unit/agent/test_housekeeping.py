@@ -94,7 +94,9 @@ class JournalTestCase(HousekeepingTestCase):
             'isolation.test', 'info', {'id': 'x'}, time.time() - 31 * _DAY
         )
         self.journal.commit([entry])
-        self.journal.mark_sent([e.seq for e in self.journal.entries()])
+        self.journal.mark_sent(
+            dict.fromkeys([e.seq for e in self.journal.entries()], time.time())
+        )
 
     def test_what_is_too_old_goes(self):
         self._old()

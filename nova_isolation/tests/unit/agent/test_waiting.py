@@ -35,6 +35,10 @@ def make(guest, number=1):
     return denied
 
 
+def serial(key):
+    return int(key.rpartition(' ')[2])
+
+
 class WaitingTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
@@ -87,8 +91,10 @@ class WaitingTest(base.BaseTestCase):
         denied.line = True
         denied.context = {'proctitle': 'x\udcff'}
         self.waiting.add(denied)
-        (row,) = self.waiting.changes().values()
-        self.assertEqual(denied, waiting.Denied.of_row(row))
+        ((key, row),) = self.waiting.changes().items()
+        self.assertIn(denied.id, key)
+        self.assertEqual(denied, waiting.Denied.of_row(denied.id, row))
+        self.assertEqual([denied], [*self.waiting.take()])
 
     @given(
         st.lists(
@@ -119,14 +125,7 @@ class WaitingTest(base.BaseTestCase):
                 made = waiting.Waiting()
                 self.assertEqual([], made.restore(kept, 0))
                 told = list(committed)
-                number = max(
-                    [
-                        int(waiting.Denied.of_row(r).id[37:])
-                        for r in kept.values()
-                    ]
-                    + committed
-                    + [0]
-                )
+                number = max([*map(serial, kept), *committed, 0])
             else:
                 changes = made.changes()
                 if what == 'commit':

@@ -145,7 +145,9 @@ class ListTest(ViolationsTestCase):
         event = violation()
         lost = model.Lost('cmp1', 'queue', 3, TIME, TIME, 'why', time=TIME)
         self.put(event, lost)
-        self.journal.mark_sent([self.journal.entries()[0].seq])
+        self.journal.mark_sent(
+            dict.fromkeys([self.journal.entries()[0].seq], time.time())
+        )
         first, second = self.rows()
         self.assertEqual(event.payload(), first['Payload'])
         self.assertEqual(event.id, first['Id'])

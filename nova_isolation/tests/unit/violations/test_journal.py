@@ -139,13 +139,33 @@ class EventsTest(JournalTestCase):
         self.assertEqual(kept[0], self.journal.next_unsent(''))
         # nobody else has anything
         self.assertEqual(kept[0], self.journal.next_unsent(UUID))
-        self.journal.mark_sent([kept[0].seq, kept[2].seq])
+        self.journal.mark_sent(
+            dict.fromkeys([kept[0].seq, kept[2].seq], time.time())
+        )
         self.assertEqual(3, self.journal.depth())
         again = self.reopened()
         self.assertEqual(kept[1].id, again.next_unsent('').id)
         left = [e.id for e in self.unsent()]
         self.assertEqual([kept[i].id for i in (1, 3, 4)], left)
         self.assertLess(time.time() - self.journal.entries()[0].sent, 60)
+
+    def test_what_is_confirmed_and_not_marked_yet_is_left_out(self):
+        one, two = self.put(entry(), entry())
+        self.assertEqual(two, self.journal.next_unsent('', [one.seq]))
+        self.assertEqual(two, self.journal.unsent_of(UUID, {one.seq: 0.0}))
+        both = [one.seq, two.seq]
+        self.assertIsNone(self.journal.next_unsent('', both))
+        self.assertIsNone(self.journal.unsent_of(UUID, both))
+
+    def test_the_next_of_a_certain_guest(self):
+        one, _, other = self.put(
+            entry(),
+            entry(),
+            dataclasses.replace(entry(), instance=OTHER),
+        )
+        self.assertEqual(one, self.journal.unsent_of(UUID))
+        self.assertEqual(other, self.journal.unsent_of(OTHER))
+        self.assertIsNone(self.journal.unsent_of(''))
 
     def test_the_guests_have_their_turns(self):
         one, two, none = (
@@ -157,7 +177,7 @@ class EventsTest(JournalTestCase):
         while (kept := self.journal.next_unsent(after)) is not None:
             found.append(kept.id)
             after = kept.instance
-            self.journal.mark_sent([kept.seq])
+            self.journal.mark_sent(dict.fromkeys([kept.seq], time.time()))
         first, second = sorted((one, two), key=lambda guest: guest[0].instance)
         wanted = zip(first, second, none, strict=True)
         self.assertEqual([e.id for turns in wanted for e in turns], found)
@@ -254,7 +274,9 @@ class EventsTest(JournalTestCase):
             self.journal.commit([entry() for _ in range(5)], {}, {'k': 'v'})
             for _ in range(3):
                 if (waiting := self.journal.next_unsent('')) is not None:
-                    self.journal.mark_sent([waiting.seq])
+                    self.journal.mark_sent(
+                        dict.fromkeys([waiting.seq], time.time())
+                    )
             self.journal.expire(time.time())
             return len(self.journal.entries(limit=1000))
 
@@ -582,7 +604,9 @@ class RetentionTest(JournalTestCase):
         now = time.time()
         old = self.fill(2, now - 31 * DAY)
         young = self.fill(1, now - 29 * DAY)
-        self.journal.mark_sent([old[0].seq, young[0].seq])
+        self.journal.mark_sent(
+            dict.fromkeys([old[0].seq, young[0].seq], time.time())
+        )
         expired = self.journal.expire(now)
         self.assertEqual(journal.Expired(1, 0), expired)
         left = [e.id for e in self.journal.entries()]
@@ -590,7 +614,9 @@ class RetentionTest(JournalTestCase):
 
     def test_the_file_becomes_smaller(self):
         kept = self.fill(1000)
-        self.journal.mark_sent([e.seq for e in kept])
+        self.journal.mark_sent(
+            dict.fromkeys([e.seq for e in kept], time.time())
+        )
         before = self.journal.size()
         self.journal.expire(time.time() + 31 * DAY)
         self.assertEqual([], self.journal.entries())
@@ -600,7 +626,9 @@ class RetentionTest(JournalTestCase):
     def test_too_much_costs_the_oldest_confirmed_ones_first(self):
         oldest = self.fill(200)
         confirmed = self.fill(1000)
-        self.journal.mark_sent([e.seq for e in confirmed])
+        self.journal.mark_sent(
+            dict.fromkeys([e.seq for e in confirmed], time.time())
+        )
         expired = self.journal.expire(time.time())
         self.assertEqual(0, expired.lost)
         self.assertGreater(expired.confirmed, 0)
@@ -745,7 +773,7 @@ while True:
             'cmp1', model.Instance({uuid!r}), 'device kept', str(number))))
     window = {{'count': number}}
     kept.commit(batch, {{'w': window}}, {{'position': str(number)}})
-    kept.mark_sent([kept.next_unsent('').seq])
+    kept.mark_sent({{kept.next_unsent('').seq: 5.0}})
     print(number, flush=True)
 """
 
@@ -804,7 +832,7 @@ except exceptions.JournalUnavailable as e:
     assert 'disk is full' in e.message, e.message
 assert kept.depth() == stored, (kept.depth(), stored)
 try:
-    kept.mark_sent([kept.next_unsent('').seq])
+    kept.mark_sent({{kept.next_unsent('').seq: 5.0}})
 except exceptions.JournalUnavailable:
     pass
 remount('size=8m')
