@@ -12,15 +12,19 @@
 
 """The canary: silence is peace only when a denial would be heard.
 
-A thread of the agent takes a profile that grants nothing and tries to open
-the directory ``/``. Its denial has to come back from the kernel, get into the
-journal as :class:`nova_isolation.violations.model.Canary`, and be confirmed by
-the broker; where it does not, the whole way is not open, and that is an alarm.
+A thread of the agent tries what the kernel denies it. Its denial has to come
+back from the kernel, get into the journal as
+:class:`nova_isolation.violations.model.Canary`, and be confirmed by the
+broker; where it does not, the whole way is not open, and that is an alarm.
 
-AppArmor's labels are those of threads (aa_change_profile(2)), and whoever is
-not confined may take any, also with NoNewPrivs: so it needs no program, no
-child, no privilege and no file. The record is recognised by the thread's name,
-which the kernel adds to each as ``comm``.
+* With AppArmor, it takes a profile that grants nothing and tries to open the
+  directory ``/``: labels are those of threads (aa_change_profile(2)), and
+  whoever is not confined may take any, also with NoNewPrivs.
+* With SELinux, it asks for sockets that have the context of ``/dev/null``
+  (setsockcreatecon(3), also of threads), which no policy grants, and for one.
+
+So it needs no program, no child, no privilege and no file. The record is
+recognised by the thread's name, which the kernel adds to each as ``comm``.
 """
 
 from collections.abc import Callable
@@ -28,12 +32,16 @@ import datetime
 import enum
 import os
 import secrets
+import socket
 import threading
 import time
 from typing import Any
 
 from oslo_log import log
 
+from nova_isolation.audit import attempts
+from nova_isolation.audit import records
+from nova_isolation import selinux
 from nova_isolation.violations import model
 
 LOG = log.getLogger(__name__)
@@ -72,8 +80,8 @@ _CAUSES = {
         'causes: audit=0 on the kernel\'s command line; a rule of auditctl '
         'that excludes records of type AVC ("auditctl -l"); a full backlog '
         '("auditctl -s"); /sys/module/apparmor/parameters/audit is quiet or '
-        'quiet_denied; the agent does not keep up, or has lost the capability '
-        'CAP_AUDIT_READ'
+        'quiet_denied; a dontaudit rule of SELinux (semodule -DB); the agent '
+        'does not keep up, or has lost the capability CAP_AUDIT_READ'
     ),
     Stage.HEARD: (
         'its record was read, and is not in the journal: the disk is full or '
@@ -89,6 +97,17 @@ _CAUSES = {
 
 class Unheard(Exception):
     """The canary cannot even try; the message says why and what to do."""
+
+
+def is_one(record: records.Record) -> bool:
+    """Tell whether a record is of a canary, be it an old one.
+
+    :param record: one that is not of a guest, which may call its threads what
+        it likes
+    """
+    if attempts.is_selinux(record):
+        return (record.text('comm') or '').startswith(_PREFIX)
+    return record.label == PROFILE
 
 
 def attempt(token: str) -> None:
@@ -110,13 +129,12 @@ def attempt(token: str) -> None:
 
 
 def _try(token: str, faults: list[str]) -> None:
+    with_selinux = selinux.enforcing() is not None
     # Confined from here on: nothing may be imported, logged or raised, all of
     # which can open files.
     try:
-        fault = _enter(token)
-        if not fault:
-            os.close(os.open('/', os.O_RDONLY | os.O_CLOEXEC))
-            fault = _ALLOWED
+        _write('comm', token.encode())
+        fault = _socket() if with_selinux else _open()
     except PermissionError:
         return
     except BaseException as e:
@@ -124,6 +142,39 @@ def _try(token: str, faults: list[str]) -> None:
     faults.append(fault)
 
 
+def _open() -> str:
+    """Take the profile and open something; tell why that is not denied.
+
+    :raises PermissionError: when it is denied
+    """
+    if fault := _enter():
+        return fault
+    os.close(os.open('/', os.O_RDONLY | os.O_CLOEXEC))
+    return _ALLOWED
+
+
+def _socket() -> str:
+    """Ask for a socket that is none; tell why that is not denied.
+
+    :raises PermissionError: when it is denied, or already the asking
+    """
+    try:
+        context = os.getxattr('/dev/null', 'security.selinux')
+        _write('attr/sockcreate', context)
+    except PermissionError:
+        raise
+    except OSError as e:
+        return f'SELinux does not take the context of /dev/null: {e}'
+    socket.socket().close()
+    return _PERMITTED
+
+
+_NEITHER = 'the kernel runs without AppArmor, and without SELinux'
+_PERMITTED = (
+    'SELinux allowed what no policy grants: it is permissive, and confines no '
+    "guest (setenforce 1), or only the agent's domain is (semanage permissive "
+    '-l)'
+)
 _ALLOWED = (
     f'the kernel allowed what the profile {PROFILE} does not grant: it is in '
     f'complain mode, or has been changed (apparmor_parser -r {FILE}), or all '
@@ -132,12 +183,11 @@ _ALLOWED = (
 )
 
 
-def _enter(token: str) -> str:
+def _enter() -> str:
     """Take the profile; tell why that does not go."""
-    _write('comm', token)
     for attribute in _ATTRIBUTES:
         try:
-            _write(attribute, f'changeprofile {PROFILE}')
+            _write(attribute, f'changeprofile {PROFILE}'.encode())
         except FileNotFoundError as e:
             # without a name it is the kernel's answer about the profile
             if e.filename is None:
@@ -152,16 +202,16 @@ def _enter(token: str) -> str:
                 f'let it: add "change_profile -> {PROFILE}," to that'
             )
         except OSError as e:
-            return f'the kernel runs without AppArmor ({e.strerror})'
+            return f'{_NEITHER} ({e.strerror})'
         else:
             return ''
-    return 'the kernel runs without AppArmor'
+    return _NEITHER
 
 
-def _write(name: str, text: str) -> None:
+def _write(name: str, value: bytes) -> None:
     descriptor = os.open(f'{_SELF}/{name}', os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(descriptor, text.encode())
+        os.write(descriptor, value)
     finally:
         os.close(descriptor)
 
@@ -278,9 +328,10 @@ class Canary:
         return token
 
     def heard(self, comm: str | None) -> model.Canary | None:
-        """Take a denial of the profile ``nova-isolation-canary``.
+        """Take a denial of which :func:`is_one` is true.
 
-        Not what was allowed in complain mode (``apparmor="ALLOWED"``).
+        Not what was allowed in complain mode (``apparmor="ALLOWED"``) or by a
+        permissive SELinux.
 
         :param comm: of the record
         :returns: the event to be put into the journal; None when it is not

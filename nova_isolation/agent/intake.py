@@ -30,6 +30,7 @@ import uuid as uuid_module
 
 from oslo_log import log
 
+from nova_isolation.agent import canary as agent_canary
 from nova_isolation.agent import catching
 from nova_isolation.agent import ledger as agent_ledger
 from nova_isolation.agent import reader as agent_reader
@@ -136,7 +137,7 @@ class Canary(Protocol):
     """Knows the agent's own denials: :mod:`nova_isolation.agent.canary`."""
 
     def heard(self, comm: str | None) -> model.Event | None:
-        """Take a record of the canary's profile; give the event of it."""
+        """Take a record of a canary; give the event of it."""
 
     def journaled(self, event_id: str) -> None:
         """Take note that an event is in the journal."""
@@ -168,10 +169,9 @@ class Intake:
         history: History,
         canary: Canary,
         *,
-        canary_profile: str,
         judge: classification.Judge | None,
         on_status: Callable[[records.Record], None],
-        wake: Callable[[], None],
+        wake: Callable[[Iterable[str]], None],
     ) -> None:
         """Connect the parts; nothing runs yet.
 
@@ -183,11 +183,11 @@ class Intake:
         :param ledger: counts
         :param history: has what was not heard
         :param canary: knows the agent's own denials
-        :param canary_profile: the profile of these
         :param judge: asks the kernel what a profile grants, None where it
             does not answer
         :param on_status: told of records that are about profiles and modes
-        :param wake: called when new events are in the journal
+        :param wake: called when new events are in the journal, with the uuids
+            of the guests that they are about
         """
         self._host = host
         self._reader = reader
@@ -197,7 +197,6 @@ class Intake:
         self._ledger = ledger
         self._history = history
         self._canary = canary
-        self._canary_profile = canary_profile
         self._judge = judge
         self._on_status = on_status
         self._wake = wake
@@ -438,17 +437,17 @@ class Intake:
             self._unparsable(
                 records.Unparsable('a verdict that is not known', record.raw)
             )
-        elif record.label == self._canary_profile:
+        elif attempts.subject(record) is not None:
+            denied.append(waiting.Denied(record, line))
+            if not line:
+                self._last = record.serial
+        elif agent_canary.is_one(record):
             # in complain mode it was allowed: the way is open, the cage too
             if record.decision != 'denied':
                 return
             event = self._canary.heard(record.text('comm'))
             if event is not None:
                 self._entries.append(violations_journal.Entry.of(event))
-        elif attempts.subject(record) is not None:
-            denied.append(waiting.Denied(record, line))
-            if not line:
-                self._last = record.serial
         elif record.label.startswith('"'):
             # cut off: the kernel closes what it opens
             self._unparsable(
@@ -657,7 +656,7 @@ class Intake:
         for entry in new:
             self._canary.journaled(entry.id)
         if new:
-            self._wake()
+            self._wake({entry.instance for entry in new})
 
     def _summaries(
         self, ended: Sequence[coalescing.Window]

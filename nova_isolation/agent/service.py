@@ -211,7 +211,6 @@ class _Parts:
             self._ledger,
             backfill.Backfill(options.audit_log),
             self._canary,
-            canary_profile=agent_canary.PROFILE,
             judge=self._judge,
             on_status=self._verifier.on_record,
             wake=self._sender.wake,
@@ -344,7 +343,7 @@ class _Parts:
 
     def _imported(self, entries: Sequence[violations_journal.Entry]) -> None:
         agent_intake.tell(entries)
-        self._sender.wake()
+        self._sender.wake({entry.instance for entry in entries})
 
     def _describe(self, uuid: str) -> model.Instance:
         return report.instance(uuid, self._domains.table)

@@ -39,11 +39,10 @@ from nova_isolation.audit import attribution
 from nova_isolation.audit import records
 from nova_isolation import exceptions
 from nova_isolation import processes
+from nova_isolation import selinux
 from nova_isolation.violations import model
 
 LOG = log.getLogger(__name__)
-
-_SELINUX = '/sys/fs/selinux/enforce'
 
 # Of how many guests all threads are looked at in one round; of the others the
 # first one.
@@ -89,7 +88,7 @@ def judge(
     labels: Iterable[str],
     *,
     complain: bool = False,
-    selinux: bool | None = None,
+    enforcing: bool | None = None,
 ) -> Verdict | None:
     """Tell what is wrong with the labels of a guest's process.
 
@@ -97,11 +96,11 @@ def judge(
     :param labels: of its threads, with their modes
     :param complain: ``[isolation] mode = complain``: what is less than that,
         is wrong
-    :param selinux: whether SELinux enforces; None on a host without it
+    :param enforcing: whether SELinux does; None on a host without it
     :returns: None when nothing is wrong
     """
-    if selinux is not None:
-        return _judge_context(labels, selinux)
+    if enforcing is not None:
+        return _judge_context(labels, enforcing)
     profile = policy.profile_name(uuid)
     accepted = {f'{profile} (enforce)'}
     expected = f'{profile} ({"complain" if complain else "enforce"})'
@@ -316,19 +315,19 @@ class Verifier:
             return
         began = time.monotonic()
         running = {u: (name, number) for u, name, number in self._running()}
-        selinux = _selinux()
+        enforcing = selinux.enforcing()
         for uuid in set(self._guests) - set(running):
             del self._guests[uuid]
         if only is None:
             thorough = self._next_turn(len(running))
             for index, (uuid, (name, number)) in enumerate(running.items()):
-                self._look_at(uuid, name, number, selinux, index in thorough)
+                self._look_at(uuid, name, number, enforcing, index in thorough)
             self._looked = time.time()
             self._lasted = time.monotonic() - began
             return
         for uuid in only:
             if uuid in running:
-                self._look_at(uuid, *running[uuid], selinux, True)
+                self._look_at(uuid, *running[uuid], enforcing, True)
 
     def _next_turn(self, count: int) -> range:
         """Take those of whom all threads are looked at in this round."""
@@ -341,7 +340,7 @@ class Verifier:
         uuid: str,
         name: str,
         number: int,
-        selinux: bool | None,
+        enforcing: bool | None,
         thorough: bool,
     ) -> None:
         guest = self._guests.get(uuid)
@@ -349,7 +348,7 @@ class Verifier:
             # another life of it, with another process
             guest = self._guests[uuid] = _Guest(number, time.monotonic())
         thorough = thorough or bool(guest.told) or guest.process is None
-        verdict = self._examine(uuid, name, guest, selinux, thorough)
+        verdict = self._examine(uuid, name, guest, enforcing, thorough)
         if verdict is not _UNKNOWN:
             self._tell(uuid, guest, verdict)
 
@@ -358,7 +357,7 @@ class Verifier:
         uuid: str,
         name: str,
         guest: _Guest,
-        selinux: bool | None,
+        enforcing: bool | None,
         thorough: bool,
     ) -> Verdict | None:
         """Tell what is wrong with a guest; _UNKNOWN when that may be nothing.
@@ -368,7 +367,7 @@ class Verifier:
         """
         if guest.process is not None:
             labels = _labels(guest.process, thorough)
-            verdict = self._judge(uuid, labels, selinux)
+            verdict = self._judge(uuid, labels, enforcing)
             if (labels and verdict is None) or processes.is_same(
                 guest.process
             ):
@@ -382,14 +381,14 @@ class Verifier:
                 return _UNKNOWN
             return self._not_found(uuid, e.message)
         guest.process = process
-        verdict = self._judge(uuid, _labels(process, thorough), selinux)
+        verdict = self._judge(uuid, _labels(process, thorough), enforcing)
         return verdict if processes.is_same(process) else _UNKNOWN
 
     def _judge(
-        self, uuid: str, labels: Iterable[str], selinux: bool | None
+        self, uuid: str, labels: Iterable[str], enforcing: bool | None
     ) -> Verdict | None:
         complain = self._mode == 'complain'
-        return judge(uuid, labels, complain=complain, selinux=selinux)
+        return judge(uuid, labels, complain=complain, enforcing=enforcing)
 
     def _not_found(self, uuid: str, fault: str) -> Verdict:
         return Verdict(
@@ -449,7 +448,7 @@ class Verifier:
         except exceptions.NotConfined as e:
             return {**answer, 'confined': False, 'reason': e.message}
         labels = kernel.labels(process.pid)
-        verdict = self._judge(uuid, labels.values(), _selinux())
+        verdict = self._judge(uuid, labels.values(), selinux.enforcing())
         if not labels or not processes.is_same(process):
             return {**answer, 'reason': 'its process has just ended'}
         return {
@@ -486,12 +485,3 @@ def _labels(process: processes.Process, thorough: bool) -> set[str]:
         return set(kernel.labels(process.pid).values())
     label = kernel.label(process.pid)
     return set() if label is None else {label}
-
-
-def _selinux() -> bool | None:
-    """Tell whether SELinux enforces, None when this kernel has it not."""
-    try:
-        with open(_SELINUX) as f:
-            return f.read().strip() == '1'
-    except OSError:
-        return None

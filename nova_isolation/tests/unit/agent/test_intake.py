@@ -228,7 +228,6 @@ class IntakeTestCase(base.BaseTestCase):
             intake.Intake(
                 'cmp1',
                 history=backfill.Backfill(log or self.log, '', ''),
-                canary_profile=CANARY,
                 judge=None,
                 **parts,
             ),
@@ -258,7 +257,7 @@ class RecordTest(IntakeTestCase):
         self.assertEqual(1, len(logs.output))
         self.assertIn(event['id'], logs.output[0])
         self.assertIn(event['summary'], logs.output[0])
-        self.agent.wake.assert_called_once_with()
+        self.agent.wake.assert_called_once_with({UUID1})
         self.assert_accounted()
 
     def test_what_is_not_a_guests_denial_is_left_alone(self):
@@ -331,6 +330,30 @@ class RecordTest(IntakeTestCase):
         self.agent.hears(self._canarys('ALLOWED'))
         self.assertIsNone(self.agent.canary.event)
         self.assertEqual([], self.agent.journal.entries())
+
+    def _selinux(self, context, permissive=0):
+        self.kernel.event()
+        return self.kernel.record(
+            'avc:  denied  { create } for  pid=7 comm="canary-1" '
+            f'scontext={context} tcontext=system_u:object_r:null_device_t:s0 '
+            f'tclass=tcp_socket permissive={permissive}'
+        )
+
+    def test_the_canarys_denial_by_selinux(self):
+        context = 'system_u:system_r:unconfined_service_t:s0'
+        self.agent.hears(self._selinux(context, permissive=1))
+        self.assertIsNone(self.agent.canary.event)
+        self.agent.hears(self._selinux(context))
+        self.assertEqual(1, len(self.events('isolation.agent.canary')))
+        self.assertEqual(0, self.agent.ledger.snapshot().counts['in'])
+
+    def test_a_guest_that_calls_itself_a_canary_is_reported(self):
+        self.agent.hears(
+            self._selinux('system_u:system_r:svirt_t:s0:c1,c2'), after=2
+        )
+        self.agent.hears(after=2)
+        self.assertIsNone(self.agent.canary.event)
+        self.assertEqual(1, len(self.events()))
 
     def test_events_of_other_threads_get_in_with_the_next_turn(self):
         event = model.Agent('cmp1', True, '1', 'boot')
@@ -1336,21 +1359,21 @@ class PastTest(IntakeTestCase):
         '5',
         '[]',
         '{}',
-        '{"id": "", "kinds": 0, "line": 0, "kind": 1400, "raw": 5, '
+        '{"kinds": 0, "line": 0, "kind": 1400, "raw": 5, "context": {}}',
+        '{"kinds": 0, "line": 0, "kind": 1400, "raw": "\\u1234", '
         '"context": {}}',
-        '{"id": "", "kinds": 0, "line": 0, "kind": 1400, "raw": "\\u1234", '
-        '"context": {}}',
-        '{"id": "", "kinds": 0, "line": 0, "kind": 1400, "raw": "x", '
-        '"context": {}}',
+        '{"kinds": 0, "line": 0, "kind": 1400, "raw": "x", "context": {}}',
     )
     def test_nor_does_a_damaged_denial(self, row):
         self.agent.hears(self.kernel.denial('/a', UUID3))
-        self.agent.journal.commit(state={intake.DENIAL + '000000000005': row})
+        self.agent.journal.commit(
+            state={f'{intake.DENIAL}000000000005:x': row}
+        )
         self.agent = self.make(UUID1)
         with self.assertLogs(intake.LOG.logger, 'ERROR') as logs:
             self.agent.runs([self.kernel.denial('/b')])
         self.assertEqual(['/a', '/b'], sorted(self.paths()))
-        self.assertIn("'denial:000000000005'", logs.output[0])
+        self.assertIn("'denial:000000000005:x'", logs.output[0])
         (event,) = self.events(LOST)
         self.assertEqual(('journal', 1), (event['stage'], event['count']))
         self.assert_accounted()

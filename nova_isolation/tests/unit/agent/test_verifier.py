@@ -73,10 +73,10 @@ class JudgeTest(base.BaseTestCase):
         self.assertEqual(COMPLAINING, verdict.expected)
 
     def test_selinux_that_enforces(self):
-        self.assertIsNone(self.judge(CONTEXT, selinux=True))
+        self.assertIsNone(self.judge(CONTEXT, enforcing=True))
 
     def test_selinux_after_setenforce_0(self):
-        verdict = self.judge(CONTEXT, selinux=False)
+        verdict = self.judge(CONTEXT, enforcing=False)
         self.assertIn('setenforce 1', verdict.reason)
 
     @ddt.data(
@@ -86,7 +86,7 @@ class JudgeTest(base.BaseTestCase):
         '',
     )
     def test_a_context_that_is_not_its_own(self, context):
-        verdict = self.judge(CONTEXT, context, selinux=True)
+        verdict = self.judge(CONTEXT, context, enforcing=True)
         self.assertIn(context, verdict.found)
 
 
@@ -103,7 +103,7 @@ class VerifierTestCase(base.BaseTestCase):
         self._patch('labels', self._labels)
         self.useFixture(
             fixtures.MonkeyPatch(
-                'nova_isolation.agent.verifier._SELINUX',
+                'nova_isolation.selinux.ENFORCE',
                 f'{self.runtime}/no-selinux',
             )
         )
