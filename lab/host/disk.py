@@ -40,6 +40,8 @@ USED = (
     'guest/umlfast.c',
     'etc/libvirtd.conf',
     'etc/qemu.conf',
+    'etc/selinux-labels',
+    'etc/selinux.cil',
 )
 FIRST_BOOT_LIMIT = 180  # seconds
 

@@ -36,7 +36,7 @@ def command(
 
     :param linux: the kernel's layer.
     :param disk: what `ubd0=` takes: a file, or `COW,FILE`.
-    :param lsm: `apparmor`, `selinux` (without a policy), or `none`.
+    :param lsm: `apparmor`, `selinux` or `none`.
     :param mounts: names of directories in the machine's root that show one of
         the host's; all but `share` and `lab` read-only.
     :param init_arguments: words for guest/init.

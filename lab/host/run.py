@@ -36,6 +36,7 @@ from host import guestfiles
 from host import images
 from host import paths
 from host import progress
+from host import registries
 from host import requirements
 from host import spec
 
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     requirements.check(build=False)
     check_driver(arguments)
     check_audit(arguments)
+    check_policy(arguments)
     store = cache.Cache(paths.cache())
     image = images.obtain(arguments.image, store)
     store.prune()
@@ -101,6 +103,19 @@ def check_driver(arguments: argparse.Namespace) -> None:
         'registers the os_vif entry point "isolation" that makes it '
         'importable; stock Nova is --compute-driver libvirt.LibvirtDriver'
     )
+
+
+def check_policy(arguments: argparse.Namespace) -> None:
+    """libvirtd's own message is about a driver that cannot be had."""
+    if (
+        arguments.lsm == 'selinux'
+        and arguments.mode != 'none'
+        and arguments.image == registries.ROLLING
+    ):
+        raise LabError(
+            f'--lsm selinux --with {arguments.mode}: the image '
+            f'{arguments.image} has no policy; trixie and bookworm have'
+        )
 
 
 def check_audit(arguments: argparse.Namespace) -> None:

@@ -105,6 +105,13 @@ class AuditTest(unittest.TestCase):
                 self.arguments('--lsm', 'none', '--audit', 'noquiet')
             )
 
+    def test_without_a_policy_there_are_no_guests_under_selinux(self):
+        wanted = '--lsm', 'selinux', '--with', 'libvirt'
+        run.check_policy(self.arguments(*wanted))
+        run.check_policy(self.arguments('--lsm', 'selinux', '--image', 'sid'))
+        with self.assertRaisesRegex(LabError, 'sid has no policy'):
+            run.check_policy(self.arguments(*wanted, '--image', 'sid'))
+
 
 class DriverTest(unittest.TestCase):
     def test_a_driver_that_no_plugin_brings_is_refused(self):

@@ -79,6 +79,9 @@ _AGAIN = 1.0
 # Between two lines of the log about the agent's own faults.
 _PAUSE = 5.0
 
+# Records after which a turn takes no more: each turn is a transaction, for
+# which the last of those that wait would wait, too.
+_TAKEN_AT_ONCE = 1000
 # Denials that one turn attributes: what comes meanwhile waits for them.
 _ATTRIBUTED = 25
 # Denials that wait for that, and events that wait while the journal cannot be
@@ -339,9 +342,7 @@ class Intake:
         if not heard and self._taken and self._catching is None:
             self._forget_taken()
         ended = self._take_what_was_caught(denied)
-        self._understand(heard, denied, now)
-        if denied and now - self._audited < _AUDITED:
-            self._await_end(heard, denied, now)
+        self._understand_all(heard, denied, now)
         self._look_back(now, ended=ended)
         # One for both, and the older ones first: what a guest that gets known
         # has tried comes in its order.
@@ -350,6 +351,12 @@ class Intake:
         table = self._guests.table
         self._release(table, now, stale=stale)
         self._fold_all(denied, table, now)
+        count = len(heard)
+        while count < _TAKEN_AT_ONCE and len(self._reader):
+            heard = self._reader.take(0)
+            self._understand_all(heard, denied, now)
+            self._fold_all(denied, table, now)
+            count += len(heard)
         self._report_some()
         self._commit(now)
 
@@ -359,6 +366,16 @@ class Intake:
             self._heard, self._newest
         ):
             self._taken.clear()
+
+    def _understand_all(
+        self,
+        heard: Sequence[tuple[int, bytes]],
+        denied: list[waiting.Denied],
+        now: float,
+    ) -> None:
+        self._understand(heard, denied, now)
+        if denied and now - self._audited < _AUDITED:
+            self._await_end(heard, denied, now)
 
     def _await_end(
         self,

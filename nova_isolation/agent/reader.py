@@ -36,10 +36,8 @@ OVERRUN: Heard = (0, b'')
 # makes 9,000 of it.
 _WAITING = 5000
 _BYTES = 16 * 1024**2
-# Records of one batch, and those that are taken together, but for a batch:
-# each time costs the worker a transaction, for which the last of them waits.
+# Records of one batch.
 _BATCH = 250
-_TOGETHER = 1000
 # Seconds until a thread looks whether it is to stop.
 _TICK = 0.5
 
@@ -115,7 +113,7 @@ class Reader:
 
         :param timeout: seconds to wait at most when there is nothing, and
             nobody calls :meth:`wake`
-        :returns: records in the kernel's order, up to some 1,000; or none
+        :returns: records in the kernel's order, at most two batches; or none
         """
         with self._changed:
             if not self._batches:
@@ -126,7 +124,7 @@ class Reader:
             if not self._batches:
                 return ()
             batch = self._batches.popleft()
-            while self._batches and len(batch) < _TOGETHER:
+            while self._batches and len(batch) < _BATCH:
                 batch += self._batches.popleft()
             self._size -= len(batch)
             self._bytes -= _bytes(batch)

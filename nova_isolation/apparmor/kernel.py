@@ -208,7 +208,9 @@ def holders(profile: str) -> list[int]:
 
 
 def _label(directory: str) -> str | None:
-    # attr/current belongs to whichever module the kernel shows first
+    # attr/current belongs to whichever module the kernel shows first; the
+    # directory of one that does not run may be there all the same
+    answered = False
     for name in ('attr/apparmor/current', 'attr/current'):
         try:
             # the agent does this often: half of what a file object costs
@@ -226,9 +228,12 @@ def _label(directory: str) -> str | None:
         except OSError as e:
             if e.errno != errno.EINVAL:
                 raise
-            # no module of this kernel labels processes
-            return ''
+            answered = True
+            continue
         return os.fsdecode(text).rstrip('\n\0')
+    if answered:
+        # no module of this kernel labels processes
+        return ''
     # the thread ended between listing and reading
     return None
 

@@ -114,7 +114,9 @@ class AuditSocket:
             raise exceptions.AuditUnavailable(
                 "this process may not read the kernel's audit records: it "
                 'lacks the capability CAP_AUDIT_READ; let its systemd unit '
-                'say AmbientCapabilities=CAP_AUDIT_READ'
+                'say AmbientCapabilities=CAP_AUDIT_READ. Where it has that, '
+                "SELinux denies it: let the policy allow the process's domain "
+                'capability2 audit_read'
             ) from e
         except OSError as e:
             sock.close()

@@ -163,11 +163,12 @@ transport_url``. The RPC server always uses ``[DEFAULT] transport_url``.
         mutable=True,
         help="""
 Seconds between two tests of the whole way: a thread of the agent's own takes
-the profile ``nova-isolation-canary`` and tries what that does not grant, and
-the denial has to come back from the kernel, get into the journal and be
+the profile ``nova-isolation-canary`` and tries what that does not grant (with
+SELinux: asks for a socket with the context of ``/dev/null``), and the denial
+has to come back from the kernel, get into the journal and be
 confirmed by RabbitMQ. When it does not, the log and an event
 ``isolation.lost`` say where it ended: else an audit that is switched off looks
-like peace. The first is when the agent starts. It needs AppArmor and that
+like peace. The first is when the agent starts. With AppArmor it needs that
 profile (``etc/apparmor.d/nova-isolation-canary`` of the source tree). 0: none.
 """,
     ),

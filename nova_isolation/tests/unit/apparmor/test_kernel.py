@@ -12,8 +12,10 @@
 
 """What the kernel shows is read as it shows it."""
 
+import errno
 import hashlib
 import os
+from unittest import mock
 
 import ddt
 import fixtures
@@ -195,6 +197,56 @@ class JudgeTest(base.BaseTestCase):
         self.answer = PermissionError(13, 'Permission denied')
         error = self.assertRaises(exceptions.HostFault, self.file)
         self.assertIn('Permission denied', error.message)
+
+
+class LabelTest(base.BaseTestCase):
+    """What the files of a process say, whichever module runs."""
+
+    def _reads(self, **answers):
+        real = os.open
+
+        def opened(path, flags):
+            answer = answers[os.path.basename(os.path.dirname(path))]
+            if isinstance(answer, Exception):
+                raise answer
+            where = self.useFixture(fixtures.TempDir()).join('current')
+            with open(where, 'wb') as f:
+                f.write(answer)
+            return real(where, flags)
+
+        with mock.patch.object(os, 'open', opened):
+            return kernel.label(7)
+
+    def test_apparmor(self):
+        label = f'{PROFILE} (enforce)'
+        self.assertEqual(
+            label, self._reads(apparmor=f'{label}\n'.encode(), attr=b'')
+        )
+
+    def test_an_old_kernel_has_no_directory_for_each_module(self):
+        self.assertEqual(
+            'unconfined',
+            self._reads(apparmor=FileNotFoundError(), attr=b'unconfined\n'),
+        )
+
+    def test_selinux_in_a_kernel_that_also_has_apparmor(self):
+        context = 'system_u:system_r:svirt_t:s0:c1,c2'
+        self.assertEqual(
+            context,
+            self._reads(
+                apparmor=OSError(errno.EINVAL, ''),
+                attr=f'{context}\0'.encode(),
+            ),
+        )
+
+    def test_neither(self):
+        invalid = OSError(errno.EINVAL, '')
+        for apparmor in (invalid, FileNotFoundError()):
+            self.assertEqual('', self._reads(apparmor=apparmor, attr=invalid))
+
+    def test_a_process_that_has_ended(self):
+        for error in (ProcessLookupError(), FileNotFoundError()):
+            self.assertIsNone(self._reads(apparmor=error, attr=error))
 
 
 class LabelsTest(base.BaseTestCase):
