@@ -165,16 +165,16 @@ def beside(host: rig.Rig, noisy: int, first: int) -> list[float]:
 def flood(host: rig.Rig, count: int, rate: float, name: str) -> float:
     """Feed denials of distinct names by some guests; give the seconds.
 
-    :param name: in each second one other guest has its first of a kind, of a
-        name that begins so
+    :param name: what is below /tmp in all names; in each second one other
+        guest has its first of a kind, of a name that begins so
     """
     kernel = host.kernel
     guests = [rig.uuid_of(1 + n) for n in range(FLOODING)]
     begun = time.monotonic()
     for start in range(0, count, CHUNK):
         for number in range(start, start + CHUNK):
-            body = kernel.denial(f'/tmp/{number}', guests[number % FLOODING])
-            kernel.send(1400, body)
+            guest = guests[number % FLOODING]
+            kernel.send(1400, kernel.denial(f'/tmp{name}{number}', guest))
         if start % rate == 0:
             second = int(start / rate)
             other = rig.uuid_of(FLOODING + 1 + second)

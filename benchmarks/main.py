@@ -35,7 +35,7 @@ RECORDS = ('parse', 'skip', 'shapes')
 MACHINE = ('proof',)
 CLOUD = ('boot', 'parser')
 HERE = ('agent', 'soak')
-# Takes an hour: only when it is named.
+# Takes half an hour: only when it is named.
 LONG = ('soak',)
 NAMES = (
     'compute',
