@@ -140,6 +140,11 @@ def parser() -> argparse.ArgumentParser:
         help='default: %(default)s',
     )
     go.add_argument(
+        '--systemd',
+        action='store_true',
+        help="with systemd for the machine's first process",
+    )
+    go.add_argument(
         '--no-preload',
         dest='preload',
         action='store_false',

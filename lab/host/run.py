@@ -180,6 +180,7 @@ def _prepare(
         'lsm': arguments.lsm,
         'audit': arguments.audit,
         'preload': 'yes' if arguments.preload else 'no',
+        'systemd': 'yes' if arguments.systemd else 'no',
     }
     guestfiles.write(
         directory / 'guest',

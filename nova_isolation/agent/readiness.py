@@ -183,10 +183,10 @@ class Pulse:
             self._thread.join(timeout)
 
     def _run(self, pause: float) -> None:
-        while True:
+        # who is told to stop while it starts, has threads that have ended
+        while not self._stopping.is_set():
             self.look()
-            if self._stopping.wait(pause):
-                return
+            self._stopping.wait(pause)
 
     def look(self) -> None:
         """Give a sign of life, or say why there is none."""
