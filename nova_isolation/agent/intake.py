@@ -87,6 +87,8 @@ _ATTRIBUTED = 25
 # Denials that wait for that, and events that wait while the journal cannot be
 # written: who chooses long names makes 50 KB of one.
 _WAITING = 2000
+# Of the first, the bytes that their records have: they are in the journal too.
+_WAITING_BYTES = 4 * 1024**2
 # Events of other threads that one transaction takes.
 _GIVEN = 200
 # Events of which more records may come: an attempt can be denied several times
@@ -244,6 +246,7 @@ class Intake:
         self._gone: dict[str, int] = {}
         # of the journal: ids of windows that are damaged there
         self._unreadable: dict[str, None] = {}
+        self._opened = journal.opened
         self._written = float('-inf')
         self._more = False
         self._moved = False
@@ -454,8 +457,8 @@ class Intake:
             self._unparsable(
                 records.Unparsable('a verdict that is not known', record.raw)
             )
-        elif attempts.subject(record) is not None:
-            denied.append(waiting.Denied(record, line))
+        elif (who := attempts.subject(record)) is not None:
+            denied.append(waiting.Denied(record, who, line))
             if not line:
                 self._last = record.serial
         elif agent_canary.is_one(record):
@@ -536,12 +539,13 @@ class Intake:
         )
         if window is None:
             return True
+        denied.who = table.uuid(denied.who) or denied.who
         denied.id = window.id = _id(record)
         denied.repeats = window.opening(record.time)
         denied.unsure = self._guests.stale() and not report.is_certain(
             record, table
         )
-        if fingerprint[0] in table and not denied.unsure:
+        if denied.who in table and not denied.unsure:
             self._waiting.add(denied)
             return False
         # asked, and not waited for: others come first
@@ -559,13 +563,13 @@ class Intake:
             taken
         """
         full = len(self._waiting) > _WAITING
-        self._waiting.release(
-            lambda each: (
-                full
-                or each.until <= now
-                or (each.subject in table and not (each.unsure and stale))
-            )
-        )
+
+        def is_known(each: waiting.Denied) -> bool:
+            each.who = table.uuid(each.who) or each.who
+            known = each.who in table and not (each.unsure and stale)
+            return full or known or each.until <= now
+
+        self._waiting.release(is_known)
 
     def _report_some(self) -> None:
         """Report the next ones; what fills the memory is not left to wait."""
@@ -574,6 +578,8 @@ class Intake:
         else:
             over = len(self._waiting) - _WAITING
             self._report_all(self._waiting.take(max(_ATTRIBUTED, over)))
+            while self._waiting.size > _WAITING_BYTES:
+                self._report_all(self._waiting.take(_ATTRIBUTED))
 
     def _report_all(self, denials: Iterable[waiting.Denied]) -> None:
         for each in denials:
@@ -589,6 +595,7 @@ class Intake:
             self._host,
             judge=self._judge,
             context=denied.context,
+            who=denied.who,
         )
         assert denied.repeats is not None
         violation = dataclasses.replace(
@@ -657,6 +664,11 @@ class Intake:
             LOG.info('The journal is written again')
         self._coalescer.committed()
         self._waiting.committed()
+        if self._journal.opened != self._opened:
+            # it may be a new one, which has only what has changed
+            self._opened = self._journal.opened
+            self._coalescer.forget()
+            self._waiting.forget()
         self._gone.clear()
         self._unreadable.clear()
         self._ledger.announced(losses)

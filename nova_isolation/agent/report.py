@@ -16,6 +16,7 @@ Pure: a record and the table of guests in, an event out.
 """
 
 from collections.abc import Mapping
+import dataclasses
 import types
 
 from nova_isolation.audit import attempts
@@ -123,6 +124,7 @@ def violation(
     *,
     judge: classification.Judge | None = None,
     context: Mapping[str, str] = _NOTHING,
+    who: str | None = None,
 ) -> model.Violation:
     """Make the event of a denial.
 
@@ -133,9 +135,13 @@ def violation(
         :data:`classification.Judge`; None where it cannot be asked
     :param context: what other records of the same event say: ``exe``,
         ``proctitle``, ``syscall`` (its name), ``saddr``, ``opid``
+    :param who: the guest's uuid where it is known; else the table knows it,
+        or not any more
     :returns: the event
     """
     attempt = attempts.read(record, context)
+    if who:
+        attempt = dataclasses.replace(attempt, subject=who)
     if not attempt.subject:
         raise ValueError(f'record {record.serial} is no denial of a guest')
     target = classification.target(attempt, table)

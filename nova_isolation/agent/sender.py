@@ -31,17 +31,21 @@ LOG = log.getLogger(__name__)
 
 # The last of all that can be called a guest.
 _LAST = '~'
-# Confirmed events that are marked together: while the worker writes, a mark
-# waits longer for the journal than a send for the broker.
-_MARKS = 20
+# Confirmed events that are marked together, and seconds for which one waits
+# for others: while the worker writes, a mark waits longer for the journal than
+# a send for the broker.
+_MARKS = 10
+_MARK_AFTER = 0.05
 # Seconds after which the journal is looked at without being told to.
 _POLL = 1.0
 # Seconds between attempts: the first, and the longest.
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 8.0
 # Attempts on an event whose sending fails for a reason that is neither the
-# broker's nor known: with these pauses some 16 seconds.
+# broker's nor known: with these pauses some 16 seconds. How many such events
+# are remembered.
 _ATTEMPTS = 6
+_MANY = 1000
 
 
 class Journal(Protocol):
@@ -111,8 +115,8 @@ class Sender:
         self._failures = 0
         # confirmed and not marked yet, {seq: when}: sent once only
         self._unmarked: dict[int, float] = {}
-        # the event that fails for no known reason, and how often it has
-        self._suspect = ('', 0)
+        # events that fail for no known reason, and how often they have
+        self._suspects: dict[str, int] = {}
         self._stopping = False
         self._until = float('inf')
         self._changed = threading.Condition()
@@ -134,7 +138,10 @@ class Sender:
         """
         with self._changed:
             self._new.update(
-                (guest, None) for guest in guests if guest not in self._served
+                (guest, None)
+                for guest in guests
+                # what is about none is no guest's
+                if guest and guest not in self._served
             )
             self._news = True
             self._changed.notify_all()
@@ -179,7 +186,7 @@ class Sender:
                 if time.monotonic() > self._until:
                     return
                 self._send(entry)
-                if len(self._unmarked) >= _MARKS:
+                if self._is_to_mark():
                     self._mark()
                 if self._failures:
                     LOG.info(
@@ -192,12 +199,12 @@ class Sender:
 
     def _next(self) -> violations_journal.Entry | None:
         """Find what is to be sent next, None when there is nothing."""
-        while self._new:
+        while guest := self._newest():
+            entry = self._journal.unsent_of(guest, self._unmarked)
             with self._changed:
-                # what came last has waited for what the others had before
-                guest, _ = self._new.popitem()
+                del self._new[guest]
                 self._served.add(guest)
-            if entry := self._journal.unsent_of(guest, self._unmarked):
+            if entry is not None:
                 return entry
         entry = self._journal.next_unsent(self._after, self._unmarked)
         with self._changed:
@@ -207,6 +214,12 @@ class Sender:
                 self._after = entry.instance
                 self._served.add(entry.instance)
         return entry
+
+    def _newest(self) -> str | None:
+        """Find who has something for the first time since all was sent."""
+        with self._changed:
+            # what came last has waited for what the others had before
+            return next(reversed(self._new), None)
 
     def _send(self, entry: violations_journal.Entry) -> None:
         try:
@@ -225,6 +238,13 @@ class Sender:
             self._confirmed(entry)
             LOG.debug('Event %s is with the broker', entry.id)
 
+    def _is_to_mark(self) -> bool:
+        if len(self._unmarked) >= _MARKS:
+            return True
+        oldest = next(iter(self._unmarked.values()), float('inf'))
+        # also when the clock was set
+        return abs(time.time() - oldest) > _MARK_AFTER
+
     def _mark(self) -> None:
         if self._unmarked:
             self._journal.mark_sent(self._unmarked)
@@ -234,12 +254,14 @@ class Sender:
         self, entry: violations_journal.Entry, error: Exception
     ) -> None:
         """Try an event again, and not for ever: others wait behind it."""
-        suspect, attempts = self._suspect
-        attempts = attempts + 1 if suspect == entry.id else 1
-        self._suspect = entry.id, attempts
+        attempts = self._suspects.get(entry.id, 0) + 1
         if attempts < _ATTEMPTS:
+            self._suspects[entry.id] = attempts
+            if len(self._suspects) > _MANY:
+                del self._suspects[next(iter(self._suspects))]
             # the other guests first
             raise _Broken(repr(error)) from error
+        self._suspects.pop(entry.id, None)
         self._give_up(entry, f'{attempts} attempts failed: {error!r}')
 
     def _give_up(self, entry: violations_journal.Entry, reason: str) -> None:

@@ -27,7 +27,6 @@ import dataclasses
 import json
 import sys
 
-from nova_isolation.audit import attempts
 from nova_isolation.audit import records
 from nova_isolation.violations import model
 
@@ -36,6 +35,8 @@ from nova_isolation.violations import model
 class Denied:
     """A denial on its way.
 
+    :ivar who: what a table knows the guest by: its uuid, as soon as that is
+        known; it may be gone when it has its turn
     :ivar line: whether the record came from a file, not from the kernel
     :ivar context: what other records of the same event say
     :ivar id: of its event, when it is the first of a kind
@@ -45,17 +46,13 @@ class Denied:
     """
 
     record: records.Record
+    who: str
     line: bool = False
     context: dict[str, str] = dataclasses.field(default_factory=dict)
     id: str = ''
     repeats: model.Repeats | None = None
     until: float = 0.0
     unsure: bool = False
-
-    @property
-    def subject(self) -> str:
-        """What a table knows the guest by."""
-        return attempts.subject(self.record) or ''
 
     def row(self) -> str:
         """Write down what a later agent needs to report it.
@@ -64,6 +61,7 @@ class Denied:
         """
         return json.dumps(
             {
+                'who': self.who,
                 'kinds': 0 if self.repeats is None else self.repeats.kinds,
                 'line': self.line,
                 'kind': self.record.kind,
@@ -80,8 +78,8 @@ class Denied:
         :param identity: of its event
         :param row: what :meth:`row` gave
         :returns: the denial
-        :raises ValueError: when it is damaged; TypeError and LookupError
-            likewise
+        :raises ValueError: when it is damaged; ArithmeticError,
+            AttributeError, LookupError and TypeError likewise
         """
         data = json.loads(row)
         raw = data['raw'].encode('latin-1')
@@ -90,6 +88,7 @@ class Denied:
             raise ValueError(f'no denial: {record}')
         return cls(
             record,
+            str(data['who']),
             bool(data['line']),
             {str(key): str(value) for key, value in data['context'].items()},
             identity,
@@ -113,6 +112,7 @@ class Waiting:
             collections.OrderedDict()
         )
         self._kept: set[str] = set()
+        self._anew = False
 
     def __len__(self) -> int:
         """Count them."""
@@ -127,6 +127,15 @@ class Waiting:
     def is_holding(self) -> bool:
         """Whether one is held."""
         return bool(self._held)
+
+    @property
+    def size(self) -> int:
+        """Bytes that those have which are not held, as they were recorded."""
+        return sum(
+            len(d) if isinstance(d, str) else len(d.record.raw)
+            for denials in self._ready.values()
+            for d in denials.values()
+        )
 
     def add(self, denied: Denied) -> None:
         """Let one wait for its turn.
@@ -191,23 +200,28 @@ class Waiting:
         """
         changed: dict[str, str | None] = dict.fromkeys(self._kept)
         for key, held in self._held.items():
-            if key in self._kept:
-                del changed[key]
-            else:
+            if key not in self._kept or self._anew:
                 changed[key] = held.row()
+            else:
+                del changed[key]
         for denials in self._ready.values():
             for key, denied in denials.items():
                 if isinstance(denied, Denied):
                     denials[key] = denied = denied.row()
-                if key in self._kept:
-                    del changed[key]
-                else:
+                if key not in self._kept or self._anew:
                     changed[key] = denied
+                else:
+                    del changed[key]
         return changed
 
     def committed(self) -> None:
         """Note that the changes are kept."""
         self._kept = set(self._held).union(*self._ready.values())
+        self._anew = False
+
+    def forget(self) -> None:
+        """Note that nothing may be kept: :meth:`changes` gives all anew."""
+        self._anew = True
 
     def restore(self, rows: Mapping[str, str], until: float) -> list[str]:
         """Take over what an agent that died had waiting.
@@ -226,7 +240,13 @@ class Waiting:
             try:
                 self._number = max(self._number, int(key.partition(':')[0]))
                 denied = Denied.of_row(_id(key), row)
-            except (AttributeError, LookupError, TypeError, ValueError):
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                TypeError,
+                ValueError,
+            ):
                 damaged.append(key)
             else:
                 denied.until = until
@@ -239,7 +259,7 @@ class Waiting:
         return f'{self._number:012d}:{denied.id}'
 
     def _enter(self, key: str, denied: Denied) -> None:
-        self._ready.setdefault(denied.subject, {})[key] = denied
+        self._ready.setdefault(denied.who, {})[key] = denied
 
 
 def _id(key: str) -> str:

@@ -210,7 +210,7 @@ def holders(profile: str) -> list[int]:
 def _label(directory: str) -> str | None:
     # attr/current belongs to whichever module the kernel shows first; the
     # directory of one that does not run may be there all the same
-    answered = False
+    label: str | None = None
     for name in ('attr/apparmor/current', 'attr/current'):
         try:
             # the agent does this often: half of what a file object costs
@@ -221,21 +221,17 @@ def _label(directory: str) -> str | None:
                 text = os.read(descriptor, _PAGE)
             finally:
                 os.close(descriptor)
-        except FileNotFoundError:
-            continue
-        except ProcessLookupError:
-            break
+        except (FileNotFoundError, ProcessLookupError):
+            # the thread ended between listing and reading
+            label = None
         except OSError as e:
             if e.errno != errno.EINVAL:
                 raise
-            answered = True
-            continue
-        return os.fsdecode(text).rstrip('\n\0')
-    if answered:
-        # no module of this kernel labels processes
-        return ''
-    # the thread ended between listing and reading
-    return None
+            # that module does not run; when it was the last, none does
+            label = ''
+        else:
+            return os.fsdecode(text).rstrip('\n\0')
+    return label
 
 
 # A proof asks thousands of questions, by one profile after the other, and gets

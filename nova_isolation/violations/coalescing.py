@@ -374,6 +374,12 @@ class Coalescer:
                 self._forget(window)
             self._ended.clear()
 
+    def forget(self) -> None:
+        """Note that nothing may be kept: :meth:`changes` gives all."""
+        for window in (*self._ended, *self._order):
+            if window.count:
+                self._changed[window] = None
+
     def restore(self, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Take over what an agent that died has counted.
 

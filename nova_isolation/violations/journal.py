@@ -340,6 +340,9 @@ class Journal(Reader):
 
     Each call opens the file when it is not open: one that failed may be tried
     again. Not across a fork: SQLite's connections do not survive it.
+
+    :ivar opened: how often a file was opened to be written: each time it may
+        be a new one
     """
 
     def __init__(
@@ -361,6 +364,7 @@ class Journal(Reader):
         self._written_to: tuple[int, int] | None = None
         self._checked: tuple[int, int] | None = None
         self._gone = False
+        self.opened = 0
         self._checkpointing = threading.Lock()
         self._since_checkpoint = 0
 
@@ -748,6 +752,7 @@ class Journal(Reader):
             connection.close()
             raise
         self._writer, self._written_to = connection, _identity(self.path)
+        self.opened += 1
         return connection
 
     def _begin(self, connection: sqlite3.Connection, created: bool) -> None:

@@ -52,6 +52,13 @@ def _disk(uuid):
     return f'/i/{uuid}/disk'
 
 
+def _svirt(uuid, level):
+    guest = attribution.describe(
+        guests.make(uuid, disks=[_disk(uuid)], nova=(uuid[:4], 'acme'))
+    )
+    return dataclasses.replace(guest, level=level)
+
+
 def _table(*uuids):
     return attribution.Table(
         attribution.describe(
@@ -661,6 +668,7 @@ class RepeatsTest(IntakeTestCase):
         )
 
 
+@ddt.ddt
 class TurnsTest(IntakeTestCase):
     """Who is noisy waits, and nobody waits for him."""
 
@@ -750,10 +758,60 @@ class TurnsTest(IntakeTestCase):
         self.assertEqual(101, len(self.events()))
         self.assertEqual([], self.events(LOST))
 
+    @ddt.data(os.unlink, lambda path: os.truncate(path, 100))
+    def test_a_journal_that_is_begun_anew_has_what_waits(self, damage):
+        self.agent.hears(*self._flood(), self.kernel.denial('/99'))
+        damage(self.agent.journal.path)
+        self.agent.hears(self.kernel.denial('/x', UUID2))
+        self.agent.hears(after=0.1)
+        self.assertLess(0, len(self.agent.journal.states(intake.DENIAL)))
+        self._agent_dies(UUID1)
+        self.agent.runs()
+        wanted = {f'/{n}' for n in range(intake._ATTRIBUTED, 100)}
+        self.assertLessEqual(wanted, set(self._of(UUID1)))
+        # and what was counted
+        (repeated,) = (e for e in self.events() if e['repeats']['of'])
+        self.assertEqual('/99', repeated['target']['path'])
+        self.assertEqual({}, self.agent.journal.states(intake.DENIAL))
+
+    def test_who_it_was_is_known_when_he_is_gone_before_his_turn(self):
+        self.agent.guests.table = attribution.Table(
+            [_svirt(UUID1, 's0:c1,c2')]
+        )
+        made = []
+        for number in range(100):
+            self.kernel.event()
+            made.append(
+                self.kernel.record(
+                    'avc:  denied  { read } for  pid=7 comm="qemu" '
+                    f'path="/{number}" dev="sda" ino={number} '
+                    'scontext=system_u:system_r:svirt_t:s0:c1,c2 '
+                    'tcontext=system_u:object_r:etc_t:s0 tclass=file '
+                    'permissive=0'
+                )
+            )
+        self.agent.hears(*made)
+        guest = self.agent.guests.table.guest(UUID1)
+        self.agent.guests.table = attribution.Table([guest.left()])
+        while len(self.events()) < 100:
+            self.agent.hears(after=0.01)
+        uuids = {event['instance']['uuid'] for event in self.events()}
+        self.assertEqual({UUID1}, uuids)
+        names = {event['instance']['project_name'] for event in self.events()}
+        self.assertEqual({'acme'}, names)
+
     def test_what_fills_the_memory_does_not_wait(self):
         with mock.patch.object(intake, '_WAITING', 40):
             self.agent.hears(*self._flood())
         self.assertEqual(60, len(self.events()))
+
+    def test_nor_do_long_names(self):
+        with mock.patch.object(intake, '_WAITING_BYTES', 10_000):
+            self.agent.hears(*self._flood())
+        self.assertLess(25, len(self.events()))
+        self.assertGreater(100, len(self.events()))
+        waits = self.agent.journal.states(intake.DENIAL)
+        self.assertLess(sum(map(len, waits.values())), 30_000)
 
     def test_nor_does_it_wait_for_libvirt(self):
         self.agent.guests.pending = True
@@ -1359,10 +1417,15 @@ class PastTest(IntakeTestCase):
         '5',
         '[]',
         '{}',
-        '{"kinds": 0, "line": 0, "kind": 1400, "raw": 5, "context": {}}',
-        '{"kinds": 0, "line": 0, "kind": 1400, "raw": "\\u1234", '
+        '{"who": "", "kinds": Infinity, "line": 0, "kind": 1400, "raw": '
+        '"audit(1.1:5): apparmor=\\"DENIED\\" operation=\\"open\\" '
+        'profile=\\"x\\"", "context": {}}',
+        '{"who": "", "kinds": 0, "line": 0, "kind": 1400, "raw": 5, '
         '"context": {}}',
-        '{"kinds": 0, "line": 0, "kind": 1400, "raw": "x", "context": {}}',
+        '{"who": "", "kinds": 0, "line": 0, "kind": 1400, "raw": "\\u1234", '
+        '"context": {}}',
+        '{"who": "", "kinds": 0, "line": 0, "kind": 1400, "raw": "x", '
+        '"context": {}}',
     )
     def test_nor_does_a_damaged_denial(self, row):
         self.agent.hears(self.kernel.denial('/a', UUID3))

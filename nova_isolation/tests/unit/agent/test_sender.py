@@ -152,18 +152,42 @@ class SenderTestCase(base.BaseTestCase):
         self.assertEqual(0, self.journal.depth())
 
     def test_an_event_is_marked_with_the_time_of_its_confirm(self):
-        self._put(0)
-        before = time.time()
-        confirmed = []
+        self._put(0, 1)
+        begun = []
 
         def send(entry):
-            confirmed.append(time.time())
+            begun.append(time.time())
+            time.sleep(0.2 * len(begun))
+
+        # both are marked together
+        with mock.patch.object(sender, '_MARK_AFTER', 60):
+            self._start(mock.Mock(send=send))
+            self.sender.stop(10)
+        first, second = self.journal.entries()
+        self.assertLessEqual(begun[0] + 0.2, first.sent)
+        self.assertLessEqual(first.sent, begun[1])
+        self.assertLessEqual(begun[1] + 0.4, second.sent)
+
+    def test_a_mark_does_not_wait_long_for_others(self):
+        self._put(0, 1, 2)
+        depths = []
+
+        def send(entry):
+            depths.append(self.journal.depth())
+            time.sleep(2 * sender._MARK_AFTER)
 
         self._start(mock.Mock(send=send))
         self.sender.stop(10)
-        (entry,) = self.journal.entries()
-        self.assertLessEqual(before, confirmed[0])
-        self.assertLess(abs(entry.sent - confirmed[0]), 1)
+        self.assertEqual([3, 3, 1], depths)
+
+    def test_two_events_that_fail_are_both_given_up(self):
+        self._put(0, instance=model.new_id())
+        self._put(0, instance=model.new_id())
+        notifier = _Notifier(poison=0, error=TypeError('a set is no JSON'))
+        with mock.patch.object(sender, '_FIRST_PAUSE', 0.001):
+            self._start(notifier)
+            self.assertTrue(notifier.wait(2))
+        self.assertEqual(2 * ['isolation.lost'], notifier.received)
 
     def test_an_event_that_fails_lets_the_other_guests_pass(self):
         first, second = sorted((model.new_id(), model.new_id()))
@@ -324,10 +348,12 @@ class SenderTestCase(base.BaseTestCase):
         ):
             self._start(notifier)
             self.assertTrue(notifier.wait(2))
-            while self.journal.depth():
+            limit = time.monotonic() + 20
+            while self.journal.depth() and time.monotonic() < limit:
                 time.sleep(0.01)
             self.sender.stop(10)
         self.assertEqual([0, 1], notifier.received)
+        self.assertEqual(0, self.journal.depth())
 
     def test_what_is_there_when_it_stops_is_sent(self):
         notifier = _Notifier()

@@ -30,7 +30,7 @@ def make(guest, number=1):
         f'comm="qemu" requested_mask="r" denied_mask="r"'
     )
     record = records.parse(records.AVC, text.encode())
-    denied = waiting.Denied(record, id=f'{guest} {number}')
+    denied = waiting.Denied(record, guest, id=f'{guest} {number}')
     denied.repeats = model.Repeats(1, record.time, record.time)
     return denied
 
@@ -46,7 +46,7 @@ class WaitingTest(base.BaseTestCase):
 
     def take(self, *most):
         return [
-            (GUESTS.index(d.subject), d.record.serial)
+            (GUESTS.index(d.who), d.record.serial)
             for d in self.waiting.take(*most)
         ]
 

@@ -244,6 +244,12 @@ class LabelTest(base.BaseTestCase):
         for apparmor in (invalid, FileNotFoundError()):
             self.assertEqual('', self._reads(apparmor=apparmor, attr=invalid))
 
+    def test_a_thread_that_ends_between_both(self):
+        for error in (ProcessLookupError(), FileNotFoundError()):
+            self.assertIsNone(
+                self._reads(apparmor=OSError(errno.EINVAL, ''), attr=error)
+            )
+
     def test_a_process_that_has_ended(self):
         for error in (ProcessLookupError(), FileNotFoundError()):
             self.assertIsNone(self._reads(apparmor=error, attr=error))
