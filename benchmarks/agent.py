@@ -49,6 +49,7 @@ QUIET = 30.0
 # Seconds that all of it may take to arrive.
 PATIENCE = 300.0
 
+NO_PEER = 'no peer attributes, folds and confirms'
 # Seconds that the peer is given.
 LAUREL = 10.0
 
@@ -297,7 +298,6 @@ def measure(host: rig.Rig) -> list[figures.Figure]:
     def figure(what: str, value: float, unit: str, **more: Any) -> Any:
         return figures.Figure('agent', what, value, unit, **more)
 
-    none = 'no peer attributes, folds and confirms'
     peer, why = laurel()
     name = f'laurel, given {LAUREL:g} s' if peer else None
     return [
@@ -318,7 +318,7 @@ def measure(host: rig.Rig) -> list[figures.Figure]:
             reason=why,
         ),
         *(
-            figure(f'the same {when}, {which}', value, 'ms', reason=none)
+            figure(f'the same {when}, {which}', value, 'ms', reason=NO_PEER)
             for when, values in (
                 (f'just after {NAMES} names of one guest', by_one),
                 (f'just after {NAMES} names of {FLOODING} guests', by_many),
@@ -334,14 +334,14 @@ def measure(host: rig.Rig) -> list[figures.Figure]:
             count / max(taken, offered),
             '/s',
             least=RATE * 0.98,
-            reason=none,
+            reason=NO_PEER,
         ),
         figure('of these, unaccounted for', unaccounted, '', most=0),
         figure('of these, announced as lost', sum(lost.values()), ''),
-        figure(f'memory with {GUESTS} guests', fresh, 'MiB', reason=none),
+        figure(f'memory with {GUESTS} guests', fresh, 'MiB', reason=NO_PEER),
         figure('memory after a minute of it', first, 'MiB', most=100),
         figure('memory after two', second, 'MiB', most=100),
-        figure('idle, of a core', idle, '%', most=0.5, reason=none),
+        figure('idle, of a core', idle, '%', most=0.5, reason=NO_PEER),
     ]
 
 

@@ -48,7 +48,7 @@ def measure(host: rig.Rig, minutes: int) -> list[figures.Figure]:
         count += host.kernel.denied
         # of the whole hour they do not fit here
         host.kernel.fed.clear()
-        status = agent.settled(host, api, count)
+        agent.settled(host, api, count)
         sizes.append(agent.memory(host) - agent.stand_in(host))
         print(f'minute {minute + 1}: {sizes[-1]:.1f} MiB', file=sys.stderr)
     time.sleep(AFTER)
@@ -56,13 +56,12 @@ def measure(host: rig.Rig, minutes: int) -> list[figures.Figure]:
     status = agent.settled(host, api, count)
     api.close()
     counts, lost = status['counts'], sum(status['lost'].values())
-    none = 'no peer attributes, folds and confirms'
 
     def figure(
         what: str, value: float, unit: str, most: float | None = None
     ) -> figures.Figure:
         return figures.Figure(
-            'soak', what, value, unit, most=most, reason=none
+            'soak', what, value, unit, most=most, reason=agent.NO_PEER
         )
 
     return [

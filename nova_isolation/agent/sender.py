@@ -241,9 +241,10 @@ class Sender:
     def _is_to_mark(self) -> bool:
         if len(self._unmarked) >= _MARKS:
             return True
-        oldest = next(iter(self._unmarked.values()), float('inf'))
+        now = time.time()
+        oldest = next(iter(self._unmarked.values()), now)
         # also when the clock was set
-        return abs(time.time() - oldest) > _MARK_AFTER
+        return abs(now - oldest) > _MARK_AFTER
 
     def _mark(self) -> None:
         if self._unmarked:

@@ -20,76 +20,26 @@ import pathlib
 import shutil
 import subprocess
 import time
-import unittest
 
 from nova_isolation.agent import canary
 from nova_isolation.agent import verifier
-from nova_isolation import domain
-from nova_isolation import exceptions
 from nova_isolation import selinux
-from nova_isolation.violations import journal
+from nova_isolation.tests.system import local
 
-INSTANCES = pathlib.Path('/var/lib/nova/instances')
 ONE = '11111111-2222-4333-8444-777777777771'
 TWO = '11111111-2222-4333-8444-777777777772'
 # What a captured QEMU would be: a program that sVirt lets a guest execute.
 PROGRAM = '/usr/local/bin/busybox'
 # Debian's domain of a service for which the policy has no other.
 SERVICE = 'system_u:system_r:initrc_t:s0'
-DOMAIN = """
-<domain type='qemu'>
-  <name>instance-{number}</name><uuid>{uuid}</uuid>
-  <memory unit='MiB'>64</memory>
-  <metadata><nova:instance xmlns:nova='{namespace}'>
-    <nova:name>vm{number}</nova:name><nova:flavor name='m1.tiny'/>
-    <nova:owner><nova:user uuid='u'>alice</nova:user>
-    <nova:project uuid='p'>acme</nova:project></nova:owner>
-  </nova:instance></metadata>
-  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
-      <source file='{disk}'/><target dev='vda' bus='virtio'/></disk>
-  </devices>
-</domain>
-"""
-LIMIT = 40
 # The default of [isolation] verify_interval.
 INTERVAL = 5
 
 
-def run(*command):
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def disk_of(uuid):
-    return INSTANCES / uuid / 'disk'
-
-
-def start_guest(number, uuid):
-    disk = disk_of(uuid)
-    disk.parent.mkdir()
-    run('qemu-img', 'create', '-q', '-f', 'qcow2', disk, '1M')
-    xml = disk.with_name('domain.xml')
-    xml.write_text(
-        DOMAIN.format(
-            number=number,
-            uuid=uuid,
-            disk=disk,
-            namespace=domain.NOVA_NAMESPACE,
-        )
-    )
-    run('virsh', 'create', '--paused', xml)
-
-
 def context_of(uuid):
     """Read the context that libvirt gave a guest's process."""
-    pid = subprocess.run(
-        ['pgrep', '-f', f'^/usr/bin/qemu-system-x86_64 .*-uuid {uuid}'],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout.strip()
+    qemu = f'^/usr/bin/qemu-system-x86_64 .*-uuid {uuid}'
+    pid = local.run('pgrep', '-f', qemu).strip()
     return pathlib.Path(f'/proc/{pid}/attr/current').read_text().strip('\0\n')
 
 
@@ -105,63 +55,32 @@ def attack(uuid, path):
 
 def agent(verb):
     command = f'lab-service {verb} nova-isolation-agent'
-    run('runcon', SERVICE, 'sh', '-c', command)
+    local.run('runcon', SERVICE, 'sh', '-c', command)
 
 
 def enforce(value):
     pathlib.Path(selinux.ENFORCE).write_text(value)
 
 
-class SvirtTest(unittest.TestCase):
+class SvirtTest(local.JournalTestCase):
     @classmethod
     def setUpClass(cls):
         enforce('1')
         for number, uuid in enumerate((ONE, TWO), 1):
-            start_guest(number, uuid)
-            cls.addClassCleanup(run, 'virsh', 'destroy', uuid)
+            local.start_guest(number, uuid)
+            cls.addClassCleanup(local.run, 'virsh', 'destroy', uuid)
         shutil.copy(shutil.which('busybox'), PROGRAM)
-        run('chcon', '-t', 'qemu_exec_t', PROGRAM)
+        local.run('chcon', '-t', 'qemu_exec_t', PROGRAM)
         agent('start')
         cls.addClassCleanup(agent, 'stop')
 
-    def setUp(self):
-        self.journal = journal.Reader('/var/lib/nova-isolation')
-        self.addCleanup(self.journal.close)
-        self.since = 0
-
-    def events(self, event_type):
-        try:
-            found = self.journal.entries(self.since, limit=10000)
-        except exceptions.JournalUnavailable:
-            return []
-        return [e.payload for e in found if e.event_type == event_type]
-
-    def wait_for(self, event_type, is_it=lambda payload: True):
-        end = time.monotonic() + LIMIT
-        while True:
-            found = [e for e in self.events(event_type) if is_it(e)]
-            if found:
-                return found[0]
-            if time.monotonic() > end:
-                summaries = [
-                    e.payload['summary']
-                    for e in self.journal.entries(limit=10000)
-                ]
-                raise AssertionError('\n'.join(summaries))
-            time.sleep(0.2)
-
-    def wait_for_denial(self, name):
-        return self.wait_for(
-            'isolation.violation', lambda e: e['denial']['name'] == name
-        )
-
     def test_a_neighbours_disk(self):
         self.wait_for('isolation.agent.start')
-        self.assertTrue(attack(ONE, disk_of(ONE)))
-        self.assertFalse(attack(ONE, disk_of(TWO)))
+        self.assertTrue(attack(ONE, local.disk_of(ONE)))
+        self.assertFalse(attack(ONE, local.disk_of(TWO)))
         # SELinux says no more of a file that is opened
         event = self.wait_for_denial('disk')
-        self.assertEqual(str(disk_of(TWO)), event['target']['path'])
+        self.assertEqual(str(local.disk_of(TWO)), event['target']['path'])
         self.assertEqual(ONE, event['instance']['uuid'])
         self.assertEqual('vm1', event['instance']['name'])
         self.assertEqual('acme', event['instance']['project_name'])
@@ -200,14 +119,19 @@ class SvirtTest(unittest.TestCase):
         time.sleep(INTERVAL + 1)
         self.assertEqual([], self.events('isolation.unconfined'))
         self.addCleanup(enforce, '1')
-        begun = time.monotonic()
-        enforce('0')
-        for uuid in (ONE, TWO):
-            event = self.wait_for(
-                'isolation.unconfined',
-                lambda e, uuid=uuid: e['instance']['uuid'] == uuid,
-            )
-            self.assertIn('permissive', event['found'])
-            self.assertIn('setenforce 1', event['reason'])
-        # what the promise allows, in seconds
-        self.assertLess(time.monotonic() - begun, 10)
+        for _ in range(2):
+            self.since = self.entries()[-1].seq
+            begun = time.monotonic()
+            enforce('0')
+            for uuid in (ONE, TWO):
+                event = self.wait_for(
+                    'isolation.unconfined',
+                    lambda e, uuid=uuid: e['instance']['uuid'] == uuid,
+                )
+                self.assertIn('permissive', event['found'])
+                self.assertIn('setenforce 1', event['reason'])
+            # what the promise allows, in seconds
+            self.assertLess(time.monotonic() - begun, 10)
+            enforce('1')
+            # who is well again, is told of again
+            time.sleep(INTERVAL + 1)

@@ -22,37 +22,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-import unittest
 
-from nova_isolation import domain
-from nova_isolation import exceptions
-from nova_isolation.violations import journal
+from nova_isolation.tests.system import local
+
 
 ETC = pathlib.Path(__file__).parents[3] / 'etc'
 UNIT = 'nova-isolation-agent.service'
 UNITS = pathlib.Path('/run/systemd/system')
 CANARY = 'nova-isolation-canary'
-INSTANCES = pathlib.Path('/var/lib/nova/instances')
 UUID = '11111111-2222-4333-8444-777777777771'
 PROFILE = f'libvirt-{UUID}'
-DISK = INSTANCES / UUID / 'disk'
-DOMAIN = f"""
-<domain type='qemu'>
-  <name>instance-1</name><uuid>{UUID}</uuid><memory unit='MiB'>64</memory>
-  <metadata><nova:instance xmlns:nova='{domain.NOVA_NAMESPACE}'>
-    <nova:name>vm1</nova:name><nova:flavor name='m1.tiny'/>
-    <nova:owner><nova:user uuid='u'>alice</nova:user>
-    <nova:project uuid='p'>acme</nova:project></nova:owner>
-  </nova:instance></metadata>
-  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
-      <source file='{DISK}'/><target dev='vda' bus='virtio'/></disk>
-  </devices>
-</domain>
-"""
+DISK = local.disk_of(UUID)
 # Takes the guest's profile and tries to open something; 0: it was denied.
 ATTEMPT = """
 import os, sys
@@ -68,28 +48,21 @@ os._exit(1)
 CAPABILITIES = 1 << 37 | 1 << 34
 # seccomp(2) with a filter
 FILTERED = '2'
-LIMIT = 40
-
-
-def run(*command, **more):
-    return subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, **more
-    ).stdout
 
 
 def attempt(path):
     """Have the guest denied something."""
-    run(sys.executable, '-c', ATTEMPT, PROFILE, path)
+    local.run(sys.executable, '-c', ATTEMPT, PROFILE, path)
 
 
 def load(rules, mode='enforce'):
     """Give the guest another policy."""
     policy = f'profile {PROFILE} flags=({mode}) {{ {rules} }}'
-    run('apparmor_parser', '-rK', input=policy)
+    local.run('apparmor_parser', '-rK', input=policy)
 
 
 def shown(name):
-    return run('systemctl', 'show', '-p', name, '--value', UNIT).strip()
+    return local.run('systemctl', 'show', '-p', name, '--value', UNIT).strip()
 
 
 def children(pid):
@@ -108,17 +81,19 @@ def status_of(pid):
 
 
 def agents_log():
-    lines = run('journalctl', '-u', UNIT, '-b', '--no-pager').splitlines()
+    lines = local.run(
+        'journalctl', '-u', UNIT, '-b', '--no-pager'
+    ).splitlines()
     # there is no broker
     return '\n'.join(line for line in lines if 'impl_rabbit' not in line)
 
 
-class UnitTest(unittest.TestCase):
+class UnitTest(local.JournalTestCase):
     @classmethod
     def setUpClass(cls):
         # as doc/source/install.rst says
         shutil.copy(ETC / 'systemd' / UNIT, UNITS)
-        run('apparmor_parser', '-rK', ETC / 'apparmor.d' / CANARY)
+        local.run('apparmor_parser', '-rK', ETC / 'apparmor.d' / CANARY)
         os.symlink(
             '/lab/bin/nova-isolation-agent', '/usr/bin/nova-isolation-agent'
         )
@@ -127,23 +102,17 @@ class UnitTest(unittest.TestCase):
         pathlib.Path(conf, '99.conf').write_text(
             '[DEFAULT]\ngraceful_shutdown_timeout = 15\n'
         )
-        DISK.parent.mkdir()
-        run('qemu-img', 'create', '-q', '-f', 'qcow2', DISK, '1M')
-        xml = DISK.with_name('domain.xml')
-        xml.write_text(DOMAIN)
-        run('virsh', 'create', '--paused', xml)
-        cls.addClassCleanup(run, 'virsh', 'destroy', UUID)
+        local.start_guest(1, UUID)
+        cls.addClassCleanup(local.run, 'virsh', 'destroy', UUID)
         cls.addClassCleanup(load, 'file, signal, unix, capability,')
-        run('systemctl', 'daemon-reload')
+        local.run('systemctl', 'daemon-reload')
 
     def setUp(self):
-        self.journal = journal.Reader('/var/lib/nova-isolation')
-        self.addCleanup(self.journal.close)
+        super().setUp()
         load('')
         # waits for READY=1
-        run('systemctl', 'start', UNIT)
-        self.addCleanup(run, 'systemctl', 'stop', UNIT)
-        self.since = 0
+        local.run('systemctl', 'start', UNIT)
+        self.addCleanup(local.run, 'systemctl', 'stop', UNIT)
         self.since = max(
             (
                 e.seq
@@ -153,30 +122,8 @@ class UnitTest(unittest.TestCase):
             default=0,
         )
 
-    def entries(self):
-        try:
-            return self.journal.entries(self.since, limit=10000)
-        except exceptions.JournalUnavailable:
-            return []
-
-    def wait_until(self, what, is_so, *arguments):
-        end = time.monotonic() + LIMIT
-        while not (answer := is_so(*arguments)):
-            if time.monotonic() > end:
-                raise AssertionError(f'not so: {what}\n{agents_log()}')
-            time.sleep(0.2)
-        return answer
-
-    def wait_for(self, event_type, name=None):
-        def found():
-            return [
-                e.payload
-                for e in self.entries()
-                if e.event_type == event_type
-                and (name is None or e.payload['denial']['name'] == name)
-            ]
-
-        return self.wait_until(f'{event_type} {name}', found)[0]
+    def explain(self):
+        return agents_log()
 
     def worker(self):
         (pid,) = self.wait_until(
@@ -186,7 +133,7 @@ class UnitTest(unittest.TestCase):
 
     def test_it_reports_whose_guest_it_was(self):
         attempt('/etc/shadow')
-        event = self.wait_for('isolation.violation', '/etc/shadow')
+        event = self.wait_for_denial('/etc/shadow')
         self.assertEqual('vm1', event['instance']['name'])
 
     def test_the_canary_arrives(self):
@@ -201,11 +148,11 @@ class UnitTest(unittest.TestCase):
     def test_it_reads_the_past_and_asks_the_kernel(self):
         self.wait_for('isolation.agent.start')
         load('')
-        run('systemctl', 'stop', UNIT)
+        local.run('systemctl', 'stop', UNIT)
         attempt(str(DISK))
         load('/** rwk,')
-        run('systemctl', 'start', UNIT)
-        event = self.wait_for('isolation.violation', str(DISK))
+        local.run('systemctl', 'start', UNIT)
+        event = self.wait_for_denial(str(DISK))
         self.assertIn(
             'which its profile grants', event['classification']['reason']
         )
@@ -222,15 +169,15 @@ class UnitTest(unittest.TestCase):
 
     def test_a_reload_replaces_the_worker_and_nothing_is_lost(self):
         main, worker = shown('MainPID'), self.worker()
-        run('systemctl', 'reload', UNIT)
+        local.run('systemctl', 'reload', UNIT)
         attempt('/etc/gshadow')
         self.wait_until('a new worker', lambda: self.worker() != worker)
         self.assertEqual(main, shown('MainPID'))
-        self.wait_for('isolation.violation', '/etc/gshadow')
+        self.wait_for_denial('/etc/gshadow')
 
     def test_it_stops_in_time_and_says_so(self):
         self.wait_for('isolation.agent.start')
-        run('systemctl', 'stop', UNIT)
+        local.run('systemctl', 'stop', UNIT)
         self.assertEqual('success', shown('Result'))
         # setUp() looks from there on
         newest = self.journal.entries(limit=1, newest=True)
@@ -238,7 +185,7 @@ class UnitTest(unittest.TestCase):
 
     def test_it_writes_a_report(self):
         self.worker()
-        run('systemctl', 'kill', '--signal=USR2', UNIT)
+        local.run('systemctl', 'kill', '--signal=USR2', UNIT)
         self.wait_until(
             'a report',
             lambda: 'Guru Meditation' in agents_log(),
@@ -247,11 +194,11 @@ class UnitTest(unittest.TestCase):
     def test_one_that_is_stuck_is_started_anew(self):
         more = UNITS / f'{UNIT}.d' / 'quick.conf'
         more.parent.mkdir()
-        self.addCleanup(run, 'systemctl', 'daemon-reload')
+        self.addCleanup(local.run, 'systemctl', 'daemon-reload')
         self.addCleanup(shutil.rmtree, more.parent)
         more.write_text('[Service]\nWatchdogSec=5\nTimeoutAbortSec=1\n')
-        run('systemctl', 'daemon-reload')
-        run('systemctl', 'restart', UNIT)
+        local.run('systemctl', 'daemon-reload')
+        local.run('systemctl', 'restart', UNIT)
         before = shown('MainPID')
         os.kill(self.worker(), signal.SIGSTOP)
         self.wait_until(
@@ -262,13 +209,13 @@ class UnitTest(unittest.TestCase):
             ),
         )
         attempt('/etc/passwd-')
-        self.wait_for('isolation.violation', '/etc/passwd-')
+        self.wait_for_denial('/etc/passwd-')
 
     def test_nothing_of_it_is_refused(self):
         """A sandbox that is too tight says so in the agent's log."""
         self.wait_for('isolation.agent.canary')
         attempt('/etc/shadow-')
-        self.wait_for('isolation.violation', '/etc/shadow-')
+        self.wait_for_denial('/etc/shadow-')
         said = [
             line
             for line in agents_log().splitlines()
