@@ -535,7 +535,7 @@ class Intake:
             fingerprint[1:],
             now,
             record.time,
-            _lane(fingerprint, table),
+            _lane(record, table),
         )
         if window is None:
             return True
@@ -991,18 +991,30 @@ def _violations(entries: Sequence[violations_journal.Entry]) -> int:
     )
 
 
-def _lane(
-    fingerprint: tuple[str, str, str, str, str], table: attribution.Table
-) -> str:
+def _lane(record: records.Record, table: attribution.Table) -> str:
     """Tell what a denial's noise must not hide.
 
     A guest that tries a thousand names has a window left for its neighbour's
     disk, and for what is no file.
 
-    :returns: one of a few words: the kernel chooses them
+    :returns: one of a few words; the guest chooses none of them
     """
-    instance, _, kind, target, _ = fingerprint
-    owners = table.owners(target)
-    if owners and instance not in owners:
+    kind, real = attempts.FILE, False
+    path = attempts.plain_path(record)
+    if path is not None:
+        # of a flood of names: this is twice as quick as the rest
+        who = attempts.subject(record)
+        owner = table.target(path, who).owner
+    else:
+        attempt = attempts.read(record)
+        kind, who, path = attempt.kind, attempt.subject, attempt.file
+        owner = classification.target(attempt, table).owner
+        # a label is on something that is there
+        real = path is None or attempt.selinux
+    # anybody can make up a uuid
+    if owner is None or owner not in table or owner == table.uuid(who or ''):
+        return kind
+    # and names in somebody's directory, but not of what he really has
+    if real or (path is not None and table.owners(path)):
         return 'neighbour'
-    return kind
+    return 'near a neighbour'

@@ -526,6 +526,7 @@ class EnrichmentTest(IntakeTestCase):
         self.assertEqual(['/learn', '/a', '/b'], self.paths())
 
 
+@ddt.ddt
 class RepeatsTest(IntakeTestCase):
     def test_the_first_at_once_the_others_in_one_event(self):
         self.agent.hears(*(self.kernel.denial() for _ in range(5)))
@@ -562,19 +563,79 @@ class RepeatsTest(IntakeTestCase):
         self.assertEqual('critical', event['classification']['severity'])
         self.assert_accounted()
 
-    def test_nor_what_it_tries_without_a_file(self):
-        self.agent = self.make(UUID1, UUID2, kinds=3)
-        self.agent.hears(*(self.kernel.denial(f'/x{n}') for n in range(50)))
-        before = len(self.events())
-        self.kernel.event()
-        self.agent.hears(
-            self.kernel.record(
-                'apparmor="DENIED" operation="capable" class="cap" '
-                f'profile="libvirt-{UUID1}" pid=7 comm="qemu" capability=21 '
-                'capname="sys_admin"'
+    @ddt.data(
+        # Linux 6.1 says no class
+        'operation="capable" capability=21 capname="sys_admin"',
+        f'operation="ptrace" peer="libvirt-{UUID2}" denied_mask="trace"',
+        'operation="connect" family="inet" sock_type="stream" protocol=6',
+        'operation="exec" name="/bin/sh" denied_mask="x"',
+        f'operation="open" name="{_disk(UUID2)}" denied_mask="w"',
+        # what no XML names
+        f'operation="open" name="/i/{UUID2}/console.log" denied_mask="r"',
+        f'operation="open" name="/i/{UUID2}_resize/disk" denied_mask="r"',
+        'operation="open" name="/proc/4242/mem" denied_mask="r"',
+    )
+    def test_its_noise_hides_nothing_of_another_sort(self, body):
+        self.agent = self.make(UUID1, kinds=3)
+        self.agent.guests.table = attribution.Table(
+            attribution.describe(
+                guests.make(uuid, disks=[_disk(uuid)]), pids=pids
             )
+            for uuid, pids in ((UUID1, [4141]), (UUID2, [4242]))
         )
-        self.assertEqual('capability', self.events()[before]['target']['kind'])
+        noise = [f'/x{n}' for n in range(50)]
+        # and what nobody has
+        noise += [f'/i/{model.new_id()}/disk' for _ in range(50)]
+        self.agent.hears(*(self._denied(f'name="{n}"') for n in noise))
+        before = len(self.events())
+        self.assertLess(before, 6)
+        self.agent.hears(self._denied(body))
+        told = self.events()[before]
+        self.assertEqual(0, told['repeats']['kinds'])
+        if UUID2 in body or '4242' in body:
+            self.assertEqual(UUID2, told['target']['owner']['uuid'])
+        self.assert_accounted()
+
+    def test_made_up_names_of_a_neighbour_do_not_hide_what_it_has(self):
+        self.agent = self.make(UUID1, UUID2, kinds=3)
+        self.agent.hears(
+            *(self._denied(f'name="/i/{UUID2}/x{n}"') for n in range(50))
+        )
+        before = len(self.events())
+        self.assertLess(before, 6)
+        self.agent.hears(self._denied(f'name="{_disk(UUID2)}"'))
+        self.assertEqual(_disk(UUID2), self.events()[before]['target']['path'])
+
+    def test_under_selinux_likewise(self):
+        levels = {UUID1: 's0:c1,c2', UUID2: 's0:c3,c4'}
+        self.agent = self.make(UUID1, kinds=3)
+        self.agent.guests.table = attribution.Table(
+            _svirt(uuid, level) for uuid, level in levels.items()
+        )
+
+        def denied(name, label):
+            self.kernel.event()
+            return self.kernel.record(
+                f'avc:  denied  {{ read }} for  pid=7 comm="qemu" '
+                f'name="{name}" dev="sda1" ino=7 scontext=system_u:system_r:'
+                f'svirt_t:{levels[UUID1]} tcontext=system_u:object_r:{label} '
+                f'tclass=file permissive=0'
+            )
+
+        self.agent.hears(*(denied(f'x{n}', 'etc_t:s0') for n in range(50)))
+        before = len(self.events())
+        self.assertLess(before, 6)
+        self.agent.hears(denied('disk', f'svirt_image_t:{levels[UUID2]}'))
+        told = self.events()[before]
+        self.assertEqual(UUID2, told['target']['owner']['uuid'])
+
+    def _denied(self, body):
+        self.kernel.event()
+        body = body if 'operation=' in body else f'operation="open" {body}'
+        return self.kernel.record(
+            f'apparmor="DENIED" {body} profile="libvirt-{UUID1}" pid=7 '
+            f'comm="qemu"'
+        )
 
     def test_nor_what_another_guest_tries(self):
         self.agent = self.make(UUID1, UUID2, kinds=3)

@@ -162,9 +162,7 @@ class SenderTestCase(base.BaseTestCase):
 
         self._start(mock.Mock(send=send))
         self.sender.stop(10)
-        self.assertEqual(
-            sender._MARKS * [sender._MARKS + 2] + 2 * [2], depths
-        )
+        self.assertEqual(sender._MARKS * [sender._MARKS + 2] + 2 * [2], depths)
         self.assertEqual(0, self.journal.depth())
 
     def test_an_event_is_marked_with_the_time_of_its_confirm(self):

@@ -237,6 +237,37 @@ class ReadTest(base.BaseTestCase):
         self.assertIn(found.subject, (UUID1, LEVEL))
         self.assertTrue(attempts.fingerprint(record)[0])
 
+    @given(
+        strategies.sampled_from(
+            [
+                *('open', 'link', 'exec', 'mount', 'mknod', 'capable'),
+                *('connect', 'signal', 'change_onexec', 'dbus_method_call'),
+            ]
+        ),
+        strategies.sampled_from([None, 'file', 'net', 'posix_mqueue', 'cap']),
+        strategies.dictionaries(
+            strategies.sampled_from('name target family peer_addr'.split()),
+            strategies.sampled_from(['/etc/shadow', '/x', 'x', 'unix', '']),
+        ),
+    )
+    def test_a_plain_path_is_what_the_whole_record_says(self, op, kind, said):
+        classed = {} if kind is None else {'class': kind}
+        fields = {'profile': PROFILE, 'operation': op, **classed, **said}
+        record = dataclasses.replace(
+            _apparmor('operation="open"'), fields=fields
+        )
+        path = attempts.plain_path(record)
+        found = attempts.read(record)
+        if path is not None:
+            self.assertEqual((attempts.FILE, path), (found.kind, found.file))
+
+    def test_the_usual_ones_have_a_plain_path(self):
+        for body in (
+            'operation="open" class="file" name="/a"',
+            'operation="open" name="/a"',
+        ):
+            self.assertEqual('/a', attempts.plain_path(_apparmor(body)))
+
 
 @ddt.ddt
 class FingerprintTest(base.BaseTestCase):
