@@ -95,8 +95,10 @@ _GIVEN = 200
 # under one number, and events of other processors come in between.
 _TAIL = 8
 # Numbers of events that were taken from a file: when the socket still brings
-# them, they are not counted again.
+# them, they are not counted again. In how many events' distance after the last
+# of them no other comes any more: a processor may be late.
 _TAKEN = 100_000
+_LATE = 1000
 
 _CAUSES = {
     'agent': 'the agent was not there when they were recorded',
@@ -158,6 +160,18 @@ class History(Protocol):
         missing: Sequence[range] = (),
     ) -> backfill.Reading:
         """Read what was recorded since a time."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Part:
+    """What a file had of an event.
+
+    :ivar count: how many records, with those that the socket has brought
+    :ivar unheard: the ids of those that the socket may still bring
+    """
+
+    count: int
+    unheard: list[str] = dataclasses.field(default_factory=list)
 
 
 class Intake:
@@ -222,6 +236,8 @@ class Intake:
         self._stage = 'socket'
         self._certain = True
         self._taken: set[int] = set()
+        # of the last ones: the file may have ended in the middle of an event
+        self._parts: dict[int, _Part] = {}
         # the last of these, and the last one that the socket has brought
         self._newest = 0
         self._heard: int | None = None
@@ -295,7 +311,13 @@ class Intake:
                 self._given.append(entry)
                 self._reader.wake()
                 return
-        self._ledger.lost('journal', None, 'too many events waited')
+        self._ledger.lost(
+            'journal',
+            None,
+            f'{_WAITING} events of other threads than that of the denials '
+            f'wait already: the journal takes them too slowly, or not at all, '
+            f'and then the log says why',
+        )
 
     def _run(self) -> None:
         while not self._stopping.is_set() or len(self._reader):
@@ -318,6 +340,8 @@ class Intake:
             self._waiting.release(lambda each: True)
             self._report_all(self._waiting.take())
             self._commit(time.monotonic(), last=True)
+            while self._given and not self._unwritable:
+                self._commit(time.monotonic(), last=True)
         except Exception:
             LOG.exception('The last turn failed')
 
@@ -342,8 +366,8 @@ class Intake:
         :param now: seconds of a clock that never goes back
         """
         denied = self._left
-        if not heard and self._taken and self._catching is None:
-            self._forget_taken()
+        if self._taken and self._catching is None:
+            self._forget_taken(_LATE if heard else 0)
         ended = self._take_what_was_caught(denied)
         self._understand_all(heard, denied, now)
         self._look_back(now, ended=ended)
@@ -363,12 +387,16 @@ class Intake:
         self._report_some()
         self._commit(now)
 
-    def _forget_taken(self) -> None:
-        """Forget what was taken from a file, when the socket is beyond it."""
+    def _forget_taken(self, late: int) -> None:
+        """Forget what was taken from a file, when the socket is beyond it.
+
+        :param late: by how many events
+        """
         if self._heard is not None and serials.is_ahead(
-            self._heard, self._newest
+            self._heard, self._newest + late
         ):
             self._taken.clear()
+            self._parts.clear()
 
     def _understand_all(
         self,
@@ -407,7 +435,7 @@ class Intake:
                 found = records.parse(kind, payload)
                 if isinstance(found, records.Record):
                     self._heard = found.serial
-                    if found.serial in self._taken:
+                    if self._is_again(found):
                         continue
                     self._hear(found.serial)
                     self._seen = found.millis
@@ -438,10 +466,24 @@ class Intake:
 
     def _hear(self, serial: int) -> None:
         """Take down that a record of an event was heard."""
-        tail = self._tail
+        part, tail = self._parts.get(serial), self._tail
+        if part is not None:
+            part.count += 1
+            return
         tail[serial] = tail.get(serial, 0) + 1
         if len(tail) > _TAIL:
             del tail[next(iter(tail))]
+
+    def _is_again(self, record: records.Record) -> bool:
+        """Tell of a record that the socket brings whether a file had it."""
+        part = self._parts.get(record.serial)
+        if part is None:
+            return record.serial in self._taken
+        identity = _id(record)
+        if identity not in part.unheard:
+            return False
+        part.unheard.remove(identity)
+        return True
 
     def _sort(
         self,
@@ -728,9 +770,15 @@ class Intake:
                 'seen': self._seen,
                 'taken': [
                     [each.start, each.stop]
-                    for each in serials.ranges_of(self._taken)
+                    for each in serials.ranges_of(
+                        self._taken - self._parts.keys()
+                    )
                 ],
-                'tail': [*({**self._torn, **self._tail}).items()],
+                'tail': [*{**self._torn, **self._tail}.items()],
+                'parts': [
+                    [serial, part.count, part.unheard]
+                    for serial, part in self._parts.items()
+                ],
                 'lost': self._ledger.pending(),
             }
         )
@@ -781,6 +829,14 @@ class Intake:
             'journal', len(damaged), 'denials that waited are damaged'
         )
         if position is None:
+            if self._journal.is_successor():
+                self._ledger.lost(
+                    'agent',
+                    None,
+                    'how far the agent had come was in the journal that is '
+                    'lost: what was denied while no agent was there is not '
+                    'looked for',
+                )
             return True
         try:
             same = self._go_on(json.loads(position))
@@ -819,11 +875,15 @@ class Intake:
             for each in taken:
                 for serial in each:
                     self._take(serial)
+            self._parts = {
+                int(serial): _Part(int(count), [*map(str, unheard)])
+                for serial, count, unheard in state['parts']
+            }
             self._torn = {
                 int(serial): int(count)
                 for serial, count in state['tail']
                 if serial not in self._taken
-            }
+            } | {serial: part.count for serial, part in self._parts.items()}
             self._over = dict(self._torn)
         else:
             before = serials.Serials.restored(state['serials'], boot)
@@ -910,16 +970,30 @@ class Intake:
                 # of a change of policy, what is heard counts
                 if line.boot == self._boot and not _tells_of_policy(found):
                     self._take(line.serial)
+                    self._take_part(line.serial, _id(found))
             elif found is not None:
                 self._unparsable(found)
                 if line.boot == self._boot:
                     self._take(line.serial)
+                    self._take_part(line.serial)
         return ended
 
     def _take(self, serial: int) -> None:
         if len(self._taken) < _TAKEN:
             self._taken.add(serial)
             self._newest = serial
+
+    def _take_part(self, serial: int, *identities: str) -> None:
+        """Take down which records of the last events a file had."""
+        part = self._parts.get(serial)
+        if part is None:
+            # an earlier agent heard the first ones
+            part = _Part(self._torn.get(serial, 0))
+            self._parts[serial] = part
+            if len(self._parts) > _TAIL:
+                del self._parts[next(iter(self._parts))]
+        part.count += 1
+        part.unheard += identities
 
     def _was_handled(self, line: lines.Line) -> bool:
         """Tell of a line of another boot whether an earlier agent had it.

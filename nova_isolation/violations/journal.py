@@ -364,6 +364,7 @@ class Journal(Reader):
         self._written_to: tuple[int, int] | None = None
         self._checked: tuple[int, int] | None = None
         self._gone = False
+        self._succeeds = False
         self.opened = 0
         self._checkpointing = threading.Lock()
         self._since_checkpoint = 0
@@ -797,6 +798,7 @@ class Journal(Reader):
             (time.time_ns() // 1000,),
         )
         if (reason := self._why_new()) is not None:
+            self._succeeds = True
             now = model.now()
             lost = model.Lost(self._host, 'journal', None, now, now, reason)
             _insert(connection, [_row(Entry.of(lost))])
@@ -821,6 +823,13 @@ class Journal(Reader):
                 f'new one is begun: what RabbitMQ had not confirmed is gone'
             )
         return None
+
+    def is_successor(self) -> bool:
+        """Tell whether another journal was here before, and is lost.
+
+        :returns: so that who finds nothing in it knows why
+        """
+        return self._succeeds or bool(_damaged(self.directory))
 
     def _put_aside(self, damage: '_Damaged') -> None:
         """Rename a damaged journal, so that a new one can be begun."""

@@ -1116,6 +1116,25 @@ class JournalTest(IntakeTestCase):
         self.assertEqual(['journal'], [e['stage'] for e in self.events(LOST)])
         self.assert_accounted()
 
+    def test_what_others_gave_is_written_before_the_end(self):
+        for _ in range(3 * intake._GIVEN):
+            self.agent.intake.give(model.Agent('cmp1', True, '1', 'b'))
+        self.agent.runs()
+        self.assertEqual(
+            3 * intake._GIVEN, len(self.entries('isolation.agent.start'))
+        )
+
+    def test_a_journal_that_was_lost_had_how_far_the_agent_had_come(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.agent.journal.close()
+        with open(self.agent.journal.path, 'r+b') as file:
+            file.write(b'x' * 4096)
+        self.kernel.denial('/b', keep=True)
+        self.agent = self.make(UUID1)
+        self.agent.runs()
+        stages = [(e['stage'], e['count']) for e in self.events(LOST)]
+        self.assertEqual([('journal', None), ('agent', None)], stages)
+
     def test_an_announcement_that_could_not_be_written_is_made_again(self):
         with self._unwritable():
             self.agent.hears((records.AVC, b'garbage'))
@@ -1235,6 +1254,50 @@ class PastTest(IntakeTestCase):
         self.assertEqual(['/a', '/b'], self.paths())
         counts = self.agent.ledger.snapshot().counts
         self.assertEqual((1, 0), (counts['in'], counts['folded']))
+
+    def test_a_file_that_ended_within_an_event_and_the_socket(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        denied = [self.kernel.denial('/b', keep=True)]
+        denied += [self.kernel.another('/b'), self.kernel.another('/c')]
+        self.agent = self.make(UUID1)
+        self.agent.runs(denied)
+        self.assertEqual(['/a', '/b', '/c'], self.paths())
+        counts = self.agent.ledger.snapshot().counts
+        self.assertEqual((3, 1), (counts['in'], counts['folded']))
+        # nor for the next agent, when the file has all of it
+        for each in denied[1:]:
+            self.kernel.keep(each)
+        self._restart()
+        counts = self.agent.ledger.snapshot().counts
+        self.assertEqual(0, counts['in'])
+        self.assertEqual([], self.events(LOST))
+
+    def test_a_file_that_ended_within_an_event_and_the_next_agent(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self._restart()
+        self.kernel.another('/c', keep=True)
+        self._restart()
+        self.assertEqual(['/a', '/b', '/c'], self.paths())
+        self._restart()
+        self.assertEqual(0, self.agent.ledger.snapshot().counts['in'])
+        self.assertEqual([], self.events(LOST))
+
+    def test_what_was_taken_is_forgotten_when_much_else_was_heard(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        missed = self.kernel.denial('/b', keep=True)
+        self.agent = self.make(UUID1)
+        self.agent.runs()
+        self.assertTrue(self.agent.intake._taken)
+        # never a turn without anything
+        self.agent.hears(self.kernel.denial('/c'))
+        self.agent.hears(missed)
+        for _ in range(intake._LATE + 1):
+            heard = self.kernel.denial('/c')
+        self.agent.hears(heard)
+        self.agent.hears(self.kernel.denial('/c'))
+        self.assertFalse(self.agent.intake._taken)
+        self.assertEqual(['/a', '/b', '/c'], self.paths())
 
     def test_a_part_of_it_that_nobody_understands_is_counted_once(self):
         self.kernel.event()
