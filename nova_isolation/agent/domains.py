@@ -546,6 +546,10 @@ class Domains:
                 self._resources(domain),
                 self._processes(domain),
             )
+            old = self._known.get(uuid)
+            if old is not None and guest.id is None and not guest.level:
+                # a denial may be read after its end
+                guest = dataclasses.replace(guest, level=old.guest.level)
             return _Known(guest, number)
         if self._unreadable.get(uuid) != reason:
             self._unreadable[uuid] = reason

@@ -142,7 +142,8 @@ class Guest:
     :ivar name: libvirt's name of it
     :ivar id: libvirt's number of the running domain, or None
     :ivar instance: what Nova says of it
-    :ivar level: of SELinux, its level and categories, or ''
+    :ivar level: of SELinux, its level and categories, or ''; of one that has
+        ended, the last that it ran with
     :ivar files: its files
     :ivar directories: the instance's own directories
     :ivar ports: its TCP ports
@@ -164,12 +165,12 @@ class Guest:
     def left(self) -> 'Guest':
         """Tell what is still its own when it is gone.
 
-        :returns: it without what passes from guest to guest
+        :returns: it without what passes from guest to guest; its level counts
+            until another runs with it, see :class:`Table`
         """
         return dataclasses.replace(
             self,
             id=None,
-            level='',
             files=tuple(
                 f for f in self.files if not f.path.startswith(_PASSING)
             ),
@@ -485,7 +486,8 @@ class Table:
     """The guests of this host at one moment; immutable.
 
     What a living guest owns is not its predecessor's: guests that are gone
-    only count where no other has a claim.
+    only count where no other has a claim, and those that do not run have a
+    level only where none runs with it.
     """
 
     def __init__(
@@ -505,7 +507,6 @@ class Table:
         self._caches: set[str] = set()
         self._instances: set[str] = set()
         self._state: dict[str, tuple[str, str]] = {}
-        self._levels: dict[str, str] = {}
         self._pids: dict[int, str] = {}
         self._ports: dict[int, list[tuple[str, Port]]] = {}
         roots = {d.rstrip('/') for d in state_directories}
@@ -517,6 +518,7 @@ class Table:
         )
         for guest in sorted(guests, key=lambda guest: guest.gone):
             self._add(guest)
+        self._levels = _levels(self._guests.values())
         places = (*self._trees, *self._instances, *self._caches, *self._swtpm)
         # no path is looked at more deeply: names may have 2,000 components
         self._depth = max((place.count('/') for place in places), default=0)
@@ -538,11 +540,6 @@ class Table:
         for name in _state_names(guest):
             kind = NVRAM if name.endswith('_VARS.fd') else LIBVIRT_STATE
             self._state.setdefault(name, (kind, uuid))
-        if guest.level:
-            # a level of two guests is nobody's
-            other = self._levels.setdefault(guest.level, uuid)
-            if other != uuid:
-                self._levels[guest.level] = ''
         for pid in guest.pids:
             self._pids.setdefault(pid, uuid)
         for port in guest.ports:
@@ -718,6 +715,19 @@ class Table:
                         return Target(kind, owner, certain=True)
                 return Target(LIBVIRT_STATE, None, certain=False)
         return None
+
+
+def _levels(guests: Iterable[Guest]) -> dict[str, str]:
+    """Tell whose the levels of SELinux are; '' when it cannot be told."""
+    ended: dict[str, str] = {}
+    running: dict[str, str] = {}
+    for guest in guests:
+        if guest.level:
+            # a level of two guests is nobody's
+            levels = ended if guest.id is None else running
+            levels[guest.level] = '' if guest.level in levels else guest.uuid
+    # libvirt gives another the level of one that has ended
+    return ended | running
 
 
 def _connected(path: str) -> str:

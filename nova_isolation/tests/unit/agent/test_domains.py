@@ -27,9 +27,12 @@ from nova_isolation import domain
 UUID1 = '5f0a2f0e-90ad-4b5b-8d6e-0d6a1f3b7a01'
 UUID2 = '0c7e54b2-7a11-4c2f-9f0e-61b2a3c4d502'
 STATE = '/var/lib/libvirt/qemu'
+LEVEL = 's0:c504,c872'
+LABEL = f"""<seclabel type='static' model='selinux'>
+  <label>system_u:system_r:svirt_t:{LEVEL}</label></seclabel>"""
 
 
-def _xml(uuid, name, disk):
+def _xml(uuid, name, disk, more=''):
     return f"""
 <domain type='test'>
   <name>{name}</name><uuid>{uuid}</uuid><memory>65536</memory>
@@ -39,6 +42,7 @@ def _xml(uuid, name, disk):
   <os><type>hvm</type></os>
   <devices><disk type='file'><driver name='qemu' type='qcow2'/>
     <source file='{disk}'/><target dev='vda'/></disk></devices>
+  {more}
 </domain>"""
 
 
@@ -70,9 +74,9 @@ class DomainsTestCase(base.BaseTestCase):
         self.addCleanup(self.domains.stop, 10)
         return self.domains
 
-    def _define(self, uuid, name, disk=None):
+    def _define(self, uuid, name, disk=None, more=''):
         path = disk or f'{self.home}/{uuid}/disk'
-        defined = self.nova.defineXML(_xml(uuid, name, path))
+        defined = self.nova.defineXML(_xml(uuid, name, path, more))
         self.addCleanup(self._undefine, defined)
         return defined
 
@@ -288,6 +292,29 @@ class RememberTestCase(DomainsTestCase):
         table = again.fresh(10)
         self.assertTrue(table.guest(UUID1).gone)
         self.assertEqual('server of one', table.guest(UUID1).instance.name)
+
+    def test_the_level_of_a_guest_that_ended(self):
+        guest = self._define(UUID1, 'one', more=LABEL)
+        guest.create()
+        # it has none any more as soon as it is off
+        self._define(UUID1, 'one')
+        known = self._begin()
+        known.start()
+        self.assertEqual(UUID1, known.fresh(10).uuid(LEVEL))
+        guest.destroy()
+        table = known.fresh(10)
+        self.assertIsNone(table.guest(UUID1).id)
+        self.assertEqual(UUID1, table.uuid(LEVEL))
+        known.stop(10)
+        again = self._begin()
+        again.start()
+        self.assertEqual(UUID1, again.fresh(10).uuid(LEVEL))
+        guest.undefine()
+        table = again.fresh(10)
+        self.assertTrue(table.guest(UUID1).gone)
+        self.assertEqual(UUID1, table.uuid(LEVEL))
+        again.stop(10)
+        self.assertEqual(UUID1, self._begin().table.uuid(LEVEL))
 
     def test_a_guest_that_is_forgotten_is_forgotten_there_too(self):
         guest = self._define(UUID1, 'one')

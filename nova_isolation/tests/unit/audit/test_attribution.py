@@ -12,6 +12,8 @@
 
 """Who did it and whose it is, by what is known and never by its looks."""
 
+import dataclasses
+
 from oslotest import base
 
 from nova_isolation.audit import attribution
@@ -240,7 +242,10 @@ class KnownTestCase(base.BaseTestCase):
     """What is known of a guest is plain data."""
 
     def test_it_survives_a_restart(self):
-        guest = attribution.describe(_domain(UUID1, 'a', 1), pids=[4711])
+        guest = dataclasses.replace(
+            attribution.describe(_domain(UUID1, 'a', 1), pids=[4711]),
+            level='s0:c1,c2',
+        )
         for known in (guest, guest.left()):
             self.assertEqual(
                 known, attribution.Guest.from_json(known.to_json())
@@ -268,6 +273,19 @@ class KnownTestCase(base.BaseTestCase):
         self.assertIsNone(_table(one, two).uuid('s0:c1,c2'))
         self.assertNotIn('s0:c1,c2', _table(one, two))
         self.assertEqual(UUID2, _table(one.left(), two).uuid('s0:c1,c2'))
+
+    def test_a_level_stays_known_until_another_guest_runs_with_it(self):
+        one = attribution.Guest(UUID1, 'a', 1, level='s0:c1,c2')
+        two = attribution.Guest(UUID2, 'b', 2, level='s0:c1,c2')
+        context = 'system_u:object_r:svirt_image_t:s0:c1,c2'
+        for ended in (one.left(), dataclasses.replace(one, id=None)):
+            table = _table(ended)
+            self.assertEqual(UUID1, table.uuid('s0:c1,c2'))
+            self.assertEqual(UUID1, table.of_context(context))
+            for known in ((ended, two), (two, ended)):
+                self.assertEqual(UUID2, _table(*known).uuid('s0:c1,c2'))
+            other = dataclasses.replace(two, id=None)
+            self.assertIsNone(_table(ended, other).uuid('s0:c1,c2'))
 
     def test_what_the_host_tells_of_its_devices(self):
         def resource(path, origin, access='rw', tree=False):
