@@ -534,32 +534,43 @@ class Domains:
             if e.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
+        old = self._known.get(uuid)
         try:
-            domain = domain_module.parse(xml)
+            domain, kept = domain_module.parse(xml), None
         except exceptions.InvalidDomain as e:
-            reason = e.message
+            self._complain(uuid, e.message)
+            domain, kept = _outline(listed, xml), old
         else:
             self._unreadable.pop(uuid, None)
-            guest = attribution.describe(
-                domain,
-                os.path.realpath,
-                self._resources(domain),
-                self._processes(domain),
+        guest = attribution.describe(
+            domain,
+            os.path.realpath,
+            self._resources(domain),
+            self._processes(domain),
+        )
+        if kept is not None:
+            # of another life of it, some is another guest's by now
+            before = kept.guest
+            if not kept.is_running_as(number):
+                before = before.left()
+            guest = dataclasses.replace(
+                guest, files=before.files, directories=before.directories
             )
-            old = self._known.get(uuid)
-            if old is not None and guest.id is None and not guest.level:
-                # a denial may be read after its end
-                guest = dataclasses.replace(guest, level=old.guest.level)
-            return _Known(guest, number)
+        if old is not None and guest.id is None and not guest.level:
+            # a denial may be read after its end
+            guest = dataclasses.replace(guest, level=old.guest.level)
+        return _Known(guest, number)
+
+    def _complain(self, uuid: str, reason: str) -> None:
+        """Log once why a domain is not understood."""
         if self._unreadable.get(uuid) != reason:
             self._unreadable[uuid] = reason
             LOG.error(
-                'The domain %s is not understood, its denials are reported '
-                'without its name: %s',
+                'The domain %s is not understood, which files are its own is '
+                'not known: %s',
                 uuid,
                 reason,
             )
-        return None
 
     def _resources(
         self, domain: domain_module.Domain
@@ -655,3 +666,15 @@ class Domains:
             return
         self._storing_failed = False
         self._stored = now
+
+
+def _outline(listed: libvirt.virDomain, xml: str) -> domain_module.Domain:
+    """Tell who a guest is whose XML is not understood."""
+    try:
+        return domain_module.outline(xml)
+    except exceptions.InvalidDomain:
+        # it came with the list
+        number = listed.ID()
+        return domain_module.Domain(
+            listed.UUIDString(), listed.name(), None if number < 0 else number
+        )

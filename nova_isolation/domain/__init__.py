@@ -23,6 +23,7 @@ from nova_isolation.domain.model import Domain
 from nova_isolation.domain.model import Instance
 from nova_isolation.domain.model import is_uuid
 from nova_isolation.domain.model import NOVA_NAMESPACE
+from nova_isolation.domain.model import outline
 from nova_isolation.domain.model import parse
 from nova_isolation.domain.model import short_name
 from nova_isolation.domain.model import UUID_RE
@@ -34,6 +35,7 @@ __all__ = [
     'Domain',
     'Instance',
     'is_uuid',
+    'outline',
     'parse',
     'read_xml',
     'short_name',

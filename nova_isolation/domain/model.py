@@ -254,7 +254,7 @@ def parse(xml: str) -> Domain:
         type=node.get('type'),
         emulator=_emulator(root),
         instance=_instance(root),
-        labels=tuple(_label(n) for n in node.children('seclabel')),
+        labels=_labels(node),
         firmware=read_firmware(node),
         memory=read_memory(node, each('memory', read_memory_device)),
         disks=each('disk', read_disk),
@@ -278,6 +278,29 @@ def parse(xml: str) -> Domain:
         qemu=_qemu(node),
     )
     return dataclasses.replace(domain, unknown=_unknown(node))
+
+
+def outline(xml: str) -> Domain:
+    """Read of a domain's XML only who it is.
+
+    :param xml: as of :func:`parse`, which may not understand it
+    :returns: the :class:`Domain`, with its labels and nothing of the host
+    :raises InvalidDomain: when it is not a domain, or one without a uuid or a
+        name
+    """
+    root = reader.read_xml(xml)
+    uuid, name, number = _identity(root)
+    return Domain(
+        uuid=uuid,
+        name=name,
+        id=number,
+        instance=_instance(root),
+        labels=_labels(Node(root)),
+    )
+
+
+def _labels(node: Node) -> tuple[SecurityLabel, ...]:
+    return tuple(_label(n) for n in node.children('seclabel'))
 
 
 def _devices(node: Node) -> list[Node]:

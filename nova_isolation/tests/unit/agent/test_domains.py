@@ -22,7 +22,11 @@ import libvirt
 from oslotest import base
 
 from nova_isolation.agent import domains
+from nova_isolation.agent import report
+from nova_isolation.agent import verifier
 from nova_isolation import domain
+from nova_isolation.domain import reader
+from nova_isolation import exceptions
 
 UUID1 = '5f0a2f0e-90ad-4b5b-8d6e-0d6a1f3b7a01'
 UUID2 = '0c7e54b2-7a11-4c2f-9f0e-61b2a3c4d502'
@@ -144,17 +148,61 @@ class TableTestCase(DomainsTestCase):
         with mock.patch.object(domains, '_REMEMBERED', 0.05):
             self._eventually(lambda: UUID1 not in known.fresh(10))
 
-    def test_a_domain_that_is_not_understood_is_logged_once_and_skipped(self):
-        self._define(UUID1, 'one', '/srv/../etc/passwd')
+    def test_a_domain_that_is_not_understood_is_named_all_the_same(self):
+        strange = self._define(UUID1, 'one', '/srv/../etc/passwd', LABEL)
+        strange.create()
         self._define(UUID2, 'two')
         with self.assertLogs(domains.LOG.logger, 'ERROR') as logs:
             known = self._start()
             for _ in range(3):
                 table = known.fresh(10)
-        self.assertNotIn(UUID1, table)
         self.assertIn(UUID2, table)
         self.assertEqual(1, len(logs.output))
         self.assertIn(UUID1, logs.output[0])
+        self.assertIn((UUID1, 'one', strange.ID()), known.running())
+        who = report.instance(LEVEL, table)
+        self.assertEqual((UUID1, 'server of one'), (who.uuid, who.name))
+
+    def test_nothing_of_it_is_understood(self):
+        strange = self._define(UUID1, 'one')
+        strange.create()
+        read = mock.patch.object(
+            reader, 'read_xml', side_effect=exceptions.InvalidDomain('large')
+        )
+        with read, self.assertLogs(domains.LOG.logger, 'ERROR'):
+            known = self._start()
+            known.fresh(10)
+        self.assertIn((UUID1, 'one', strange.ID()), known.running())
+
+    def test_what_was_understood_of_it_before_stays(self):
+        guest = self._define(UUID1, 'one', '/srv/disk')
+        guest.create()
+        known = self._start()
+        known.fresh(10)
+        with self.assertLogs(domains.LOG.logger, 'ERROR'):
+            self._define(UUID1, 'one', '/srv/../etc/passwd')
+            guest.destroy()
+            table = known.fresh(10)
+        self.assertFalse(table.guest(UUID1).gone)
+        self.assertEqual((UUID1,), table.owners('/srv/disk'))
+
+    def test_a_domain_that_is_not_understood_is_verified(self):
+        self._define(UUID1, 'one', '/srv/../etc/passwd').create()
+        known = self._start()
+        known.fresh(10)
+        events = []
+        looking = verifier.Verifier(
+            'cmp1',
+            known.running,
+            events.append,
+            runtime_directory=str(self.home),
+            mode='enforce',
+            interval=3600,
+        )
+        with mock.patch.object(verifier, '_GRACE', -1):
+            looking.look()
+        self.assertTrue(looking.verify(UUID1)['running'])
+        self.assertIn(UUID1, [event.instance.uuid for event in events])
 
 
 class EventsTestCase(DomainsTestCase):
