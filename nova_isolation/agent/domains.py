@@ -173,6 +173,7 @@ class Domains:
         places: grants.Places | None = None,
         remember: Remember | None = None,
         remembered: Iterable[str] = (),
+        opened: Callable[[], int] = lambda: 0,
     ) -> None:
         """Name the source; nothing is connected yet.
 
@@ -185,6 +186,8 @@ class Domains:
             what it raises is logged, and the same is tried again
         :param remembered: what was remembered before: JSON of guests, in any
             order
+        :param opened: tells how often the store was opened: each time it may
+            be a new one
         """
         self._uri = uri
         self._connect = connect
@@ -201,6 +204,7 @@ class Domains:
             connections=True,
         )
         self._remember_changes = remember
+        self._opened = opened
         self._connection: libvirt.virConnect | None = None
         # of the connection; None without events
         self._callbacks: list[int] | None = None
@@ -209,6 +213,8 @@ class Domains:
         self._known = self._restored(remembered)
         # what the store has of each guest, as far as it is not gone
         self._stored = {uuid: k.guest for uuid, k in self._known.items()}
+        # the opening of the store that has them
+        self._stored_in = opened()
         self._storing_failed = False
         # of the present reading: of all guests, also their XML; or only those
         # that events were about
@@ -645,14 +651,17 @@ class Domains:
         return known
 
     def _store(self) -> None:
-        """Have the guests that changed remembered."""
+        """Have the guests that changed remembered; in a new store, all."""
         if self._remember_changes is None:
             return
+        # before it is written, which may open it
+        opened = self._opened()
+        anew = opened != self._stored_in
         now = {uuid: known.guest for uuid, known in self._known.items()}
         changes: dict[str, str | None] = {
             uuid: guest.to_json()
             for uuid, guest in now.items()
-            if self._stored.get(uuid) != guest
+            if anew or self._stored.get(uuid) != guest
         }
         changes |= {uuid: None for uuid in self._stored if uuid not in now}
         if not changes:
@@ -665,7 +674,7 @@ class Domains:
             self._storing_failed = True
             return
         self._storing_failed = False
-        self._stored = now
+        self._stored, self._stored_in = now, opened
 
 
 def _outline(listed: libvirt.virDomain, xml: str) -> domain_module.Domain:

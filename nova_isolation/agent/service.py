@@ -183,6 +183,7 @@ class _Parts:
             places=grants.Places.configured(options),
             remember=self._remember,
             remembered=self._remembered(),
+            opened=lambda: self._journal.opened,
         )
         self._canary = agent_canary.Canary(
             self._host, options.canary_interval, self._canary_lost

@@ -12,6 +12,7 @@
 
 """The table of guests follows libvirt; libvirt's own test driver serves it."""
 
+import os
 import pathlib
 import tempfile
 import threading
@@ -24,9 +25,11 @@ from oslotest import base
 from nova_isolation.agent import domains
 from nova_isolation.agent import report
 from nova_isolation.agent import verifier
+from nova_isolation.audit import attribution
 from nova_isolation import domain
 from nova_isolation.domain import reader
 from nova_isolation import exceptions
+from nova_isolation.violations import journal
 
 UUID1 = '5f0a2f0e-90ad-4b5b-8d6e-0d6a1f3b7a01'
 UUID2 = '0c7e54b2-7a11-4c2f-9f0e-61b2a3c4d502'
@@ -311,7 +314,7 @@ class RememberTestCase(DomainsTestCase):
             raise OSError('disk full')
         for uuid, text in changes.items():
             if text is None:
-                del self.store[uuid]
+                self.store.pop(uuid, None)
             else:
                 self.store[uuid] = text
 
@@ -392,6 +395,36 @@ class RememberTestCase(DomainsTestCase):
         self.store = {UUID1: 'x', UUID2: '{}'}
         with self.assertLogs(domains.LOG.logger, 'WARNING'):
             self.assertEqual(0, len(self._begin().table))
+
+    def test_a_journal_that_is_begun_anew_gets_all_of_them(self):
+        kept = journal.Journal(str(self.home), 30, 16, 'cmp1')
+        self.addCleanup(kept.close)
+        kept.open()
+        known = domains.Domains(
+            'test:///default',
+            STATE,
+            self._connect,
+            remember=lambda changes: kept.commit(state=changes),
+            opened=lambda: kept.opened,
+        )
+        self.addCleanup(known.stop, 10)
+        guest = self._define(UUID1, 'one')
+        known.start()
+        known.fresh(10)
+        guest.undefine()
+        self._eventually(
+            lambda: (
+                known.fresh(10)
+                and (text := kept.state(UUID1))
+                and attribution.Guest.from_json(text).gone
+            )
+        )
+        os.unlink(kept.path)
+        # whoever writes next begins it
+        with self.assertLogs(journal.LOG.logger, 'ERROR'):
+            kept.commit(state={'position': 'x'})
+        self._eventually(lambda: known.fresh(10) and kept.state(UUID1))
+        self.assertEqual({'position', *known._known}, set(kept.states('')))
 
     def test_there_is_a_bound_and_those_that_are_gone_go_first(self):
         for number in range(4):

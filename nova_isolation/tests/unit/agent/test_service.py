@@ -60,8 +60,9 @@ class _Socket:
 class _Domains:
     """Stands for agent.domains."""
 
-    def __init__(self, *arguments, remember, remembered, **places):
+    def __init__(self, *arguments, remember, remembered, opened, **places):
         self.remember = remember
+        self.opened = opened
         self.remembered = list(remembered)
         self.guest = attribution.describe(
             guests.make(UUID1, disks=['/i/disk'], nova=('vm1', 'acme'))
@@ -243,6 +244,7 @@ class LifeTestCase(PartsTestCase):
         self.assertEqual([], parts._domains.remembered)
         parts.start()
         self.stop(parts)
+        self.assertEqual(parts._journal.opened, parts._domains.opened())
         (text,) = self.make()._domains.remembered
         self.assertEqual(
             'vm1', attribution.Guest.from_json(text).instance.name
