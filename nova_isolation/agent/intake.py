@@ -581,13 +581,13 @@ class Intake:
         )
         if window is None:
             return True
-        denied.who = table.uuid(denied.who) or denied.who
+        known = _name(denied, table)
         denied.id = window.id = _id(record)
         denied.repeats = window.opening(record.time)
         denied.unsure = self._guests.stale() and not report.is_certain(
             record, table
         )
-        if denied.who in table and not denied.unsure:
+        if known and not denied.unsure:
             self._waiting.add(denied)
             return False
         # asked, and not waited for: others come first
@@ -607,8 +607,7 @@ class Intake:
         full = len(self._waiting) > _WAITING
 
         def is_known(each: waiting.Denied) -> bool:
-            each.who = table.uuid(each.who) or each.who
-            known = each.who in table and not (each.unsure and stale)
+            known = _name(each, table) and not (each.unsure and stale)
             return full or known or each.until <= now
 
         self._waiting.release(is_known)
@@ -1044,6 +1043,19 @@ def tell(entries: Sequence[violations_journal.Entry]) -> None:
 def _tells_of_policy(record: records.Record) -> bool:
     """Tell of a record whether nothing was refused, as far as it is known."""
     return record.decision is None and record.verdict in records.VERDICTS
+
+
+def _name(denied: waiting.Denied, table: attribution.Table) -> bool:
+    """Tell whether it is known who was denied something, and note it.
+
+    A level of SELinux passes from a guest that has ended to another one, which
+    the table may not have yet.
+    """
+    guest = table.guest(denied.who)
+    if guest is None or (guest.uuid != denied.who and guest.id is None):
+        return False
+    denied.who = guest.uuid
+    return True
 
 
 def _id(record: records.Record) -> str:

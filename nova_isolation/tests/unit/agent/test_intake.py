@@ -46,6 +46,7 @@ UUID3 = '77777777-7a11-4c2f-9f0e-61b2a3c4d503'
 CANARY = 'nova-isolation-canary'
 VIOLATION, LOST = 'isolation.violation', 'isolation.lost'
 WINDOW = 60
+LEVEL = 's0:c1,c2'
 
 
 def _disk(uuid):
@@ -160,6 +161,16 @@ class Kernel:
         if keep:
             self.keep(made)
         return made
+
+    def svirt(self, name, level=LEVEL, label='etc_t:s0'):
+        """Deny a guest something under SELinux."""
+        self.event()
+        return self.record(
+            f'avc:  denied  {{ read }} for  pid=7 comm="qemu" '
+            f'path="{name}" dev="sda1" ino=7 scontext=system_u:system_r:'
+            f'svirt_t:{level} tcontext=system_u:object_r:{label} tclass=file '
+            f'permissive=0'
+        )
 
     def keep(self, made, name='AVC'):
         with open(self.log, 'ab') as f:
@@ -607,25 +618,17 @@ class RepeatsTest(IntakeTestCase):
         self.assertEqual(_disk(UUID2), self.events()[before]['target']['path'])
 
     def test_under_selinux_likewise(self):
-        levels = {UUID1: 's0:c1,c2', UUID2: 's0:c3,c4'}
+        other = 's0:c3,c4'
         self.agent = self.make(UUID1, kinds=3)
         self.agent.guests.table = attribution.Table(
-            _svirt(uuid, level) for uuid, level in levels.items()
+            [_svirt(UUID1, LEVEL), _svirt(UUID2, other)]
         )
-
-        def denied(name, label):
-            self.kernel.event()
-            return self.kernel.record(
-                f'avc:  denied  {{ read }} for  pid=7 comm="qemu" '
-                f'name="{name}" dev="sda1" ino=7 scontext=system_u:system_r:'
-                f'svirt_t:{levels[UUID1]} tcontext=system_u:object_r:{label} '
-                f'tclass=file permissive=0'
-            )
-
-        self.agent.hears(*(denied(f'x{n}', 'etc_t:s0') for n in range(50)))
+        self.agent.hears(*(self.kernel.svirt(f'/x{n}') for n in range(50)))
         before = len(self.events())
         self.assertLess(before, 6)
-        self.agent.hears(denied('disk', f'svirt_image_t:{levels[UUID2]}'))
+        self.agent.hears(
+            self.kernel.svirt('/x', label=f'svirt_image_t:{other}')
+        )
         told = self.events()[before]
         self.assertEqual(UUID2, told['target']['owner']['uuid'])
 
@@ -836,24 +839,13 @@ class TurnsTest(IntakeTestCase):
         self.assertEqual({}, self.agent.journal.states(intake.DENIAL))
 
     def test_who_it_was_is_known_when_he_is_gone_before_his_turn(self):
-        self.agent.guests.table = attribution.Table(
-            [_svirt(UUID1, 's0:c1,c2')]
-        )
-        made = []
-        for number in range(100):
-            self.kernel.event()
-            made.append(
-                self.kernel.record(
-                    'avc:  denied  { read } for  pid=7 comm="qemu" '
-                    f'path="/{number}" dev="sda" ino={number} '
-                    'scontext=system_u:system_r:svirt_t:s0:c1,c2 '
-                    'tcontext=system_u:object_r:etc_t:s0 tclass=file '
-                    'permissive=0'
-                )
-            )
-        self.agent.hears(*made)
+        self.agent.guests.table = attribution.Table([_svirt(UUID1, LEVEL)])
+        self.agent.hears(*(self.kernel.svirt(f'/{n}') for n in range(100)))
         guest = self.agent.guests.table.guest(UUID1)
-        self.agent.guests.table = attribution.Table([guest.left()])
+        # and another one has his level by now
+        self.agent.guests.table = attribution.Table(
+            [guest.left(), _svirt(UUID2, LEVEL)]
+        )
         while len(self.events()) < 100:
             self.agent.hears(after=0.01)
         uuids = {event['instance']['uuid'] for event in self.events()}
@@ -904,6 +896,29 @@ class UnknownGuestTest(IntakeTestCase):
         self.assertEqual(UUID3, event['instance']['uuid'])
         self.assertEqual('', event['instance']['name'])
         self.assert_accounted()
+
+    def test_it_is_not_taken_for_one_that_has_ended(self):
+        # which had its level of SELinux
+        ended = _svirt(UUID1, LEVEL).left()
+        self.agent.guests.table = attribution.Table([ended])
+        self.agent.hears(self.kernel.svirt('/a'))
+        self.assertEqual([], self.events())
+        self.agent.guests.table = attribution.Table(
+            [ended, _svirt(UUID2, LEVEL)]
+        )
+        self.agent.hears(after=0.2)
+        (event,) = self.events()
+        self.assertEqual(UUID2, event['instance']['uuid'])
+
+    def test_it_is_one_that_has_ended_if_nobody_else_comes(self):
+        self.agent.guests.table = attribution.Table(
+            [_svirt(UUID1, LEVEL).left()]
+        )
+        self.agent.hears(self.kernel.svirt('/a'))
+        self.agent.hears(after=2)
+        (event,) = self.events()
+        self.assertEqual(UUID1, event['instance']['uuid'])
+        self.assertEqual('acme', event['instance']['project_name'])
 
     def test_it_holds_up_nobody_else(self):
         self.agent.hears(
