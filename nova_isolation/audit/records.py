@@ -35,7 +35,9 @@ import re
 USER_AVC = 1107
 SYSCALL = 1300
 PATH = 1302
+SOCKADDR = 1306
 CWD = 1307
+OBJ_PID = 1318
 EOE = 1320
 PROCTITLE = 1327
 AVC = 1400
@@ -64,14 +66,16 @@ KINDS = frozenset(
     ]
 )
 #: The types of which :func:`enrichment` can tell something.
-ENRICHING = frozenset([SYSCALL, PATH, CWD, PROCTITLE])
+ENRICHING = frozenset([SYSCALL, PATH, SOCKADDR, CWD, OBJ_PID, PROCTITLE])
 
 # What auditd and the journal call them.
 _NAMES: Mapping[bytes, int] = {
     b'USER_AVC': USER_AVC,
     b'SYSCALL': SYSCALL,
     b'PATH': PATH,
+    b'SOCKADDR': SOCKADDR,
     b'CWD': CWD,
+    b'OBJ_PID': OBJ_PID,
     b'PROCTITLE': PROCTITLE,
     b'AVC': AVC,
     b'SELINUX_ERR': SELINUX_ERR,
@@ -151,7 +155,9 @@ _ADDS: Mapping[int, Mapping[str, str]] = {
         'inode': 'inode',
         'nametype': 'nametype',
     },
+    SOCKADDR: {'saddr': 'saddr'},
     CWD: {'cwd': 'cwd'},
+    OBJ_PID: {'opid': 'opid'},
     PROCTITLE: {'proctitle': 'proctitle'},
 }
 
@@ -422,9 +428,10 @@ def enrichment(
     :param payload: its text, as for :func:`parse`
     :returns: the serial, and of a SYSCALL ``exe``, ``comm`` and ``syscall``
         (its name where auditd adds it, else its number), of a PATH ``path``,
-        ``dev``, ``inode`` and ``nametype``, of a CWD ``cwd``, of a PROCTITLE
-        ``proctitle``, the arguments with a space between; only those that the
-        record has. None when it is of another type or cannot be read
+        ``dev``, ``inode`` and ``nametype``, of a SOCKADDR ``saddr`` (in hex),
+        of a CWD ``cwd``, of an OBJ_PID ``opid``, of a PROCTITLE ``proctitle``,
+        the arguments with a space between; only those that the record has.
+        None when it is of another type or cannot be read
     """
     if kind not in ENRICHING:
         return None

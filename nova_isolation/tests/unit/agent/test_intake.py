@@ -457,7 +457,7 @@ class FaultTest(IntakeTestCase):
 
 
 class EnrichmentTest(IntakeTestCase):
-    """SYSCALL, PATH, PROCTITLE of an event, on hosts that record them."""
+    """SYSCALL, SOCKADDR … of an event, on hosts that record them."""
 
     SYSCALL = 'arch=c000003e syscall=257 comm="qemu" exe="/usr/bin/qemu"'
     PROCTITLE = 'proctitle=71656D7500'
@@ -483,6 +483,65 @@ class EnrichmentTest(IntakeTestCase):
     def test_what_comes_with_it_is_told_with_it(self):
         self.agent.hears(self.kernel.denial(), *self._end())
         self.assertEqual([('/usr/bin/qemu', 'qemu')], self._said())
+
+    def _connects(self, to):
+        """Let a guest connect to an address that the kernel tells apart."""
+        self.kernel.event()
+        self.agent.hears(
+            self.kernel.record(
+                'apparmor="DENIED" operation="connect" class="net" '
+                f'profile="libvirt-{UUID1}" pid=797 comm="qemu" '
+                'family="inet" sock_type="stream" protocol=6 '
+                'requested_mask="connect" denied_mask="connect"'
+            ),
+            self.kernel.record(self.SYSCALL, records.SYSCALL),
+            self.kernel.record(f'saddr={to}', records.SOCKADDR),
+            self.kernel.record('', records.EOE),
+        )
+        return self.events()[-1]
+
+    def test_the_address_says_which_service_it_was(self):
+        event = self._connects('020016280A0000050000000000000000')
+        self.assertEqual(
+            ('10.0.0.5', 5672),
+            (event['denial']['faddr'], event['denial']['fport']),
+        )
+        self.assertEqual(
+            ('host service', 'RabbitMQ at 10.0.0.5 port 5672'),
+            (event['target']['kind'], event['target']['name']),
+        )
+        self.assertEqual('critical', event['classification']['severity'])
+
+    def test_an_address_of_no_network_says_nothing(self):
+        event = self._connects('01002F72756E2F7300')
+        self.assertIsNone(event['denial']['faddr'])
+        self.assertEqual('network', event['target']['kind'])
+
+    def test_the_process_says_whose_it_is(self):
+        guest = dataclasses.replace(
+            self.agent.guests.table.guest(UUID2), pids=(1002,)
+        )
+        self.agent.guests.table = attribution.Table(
+            [self.agent.guests.table.guest(UUID1), guest]
+        )
+        self.kernel.event()
+        self.agent.hears(
+            self.kernel.record(
+                'apparmor="DENIED" operation="ptrace" class="ptrace" '
+                f'profile="libvirt-{UUID1}" pid=797 comm="qemu" '
+                'requested_mask="trace" denied_mask="trace" peer="unconfined"'
+            ),
+            self.kernel.record(self.SYSCALL, records.SYSCALL),
+            self.kernel.record(
+                'opid=1002 oauid=-1 ouid=64055 oses=-1 obj=unconfined '
+                'ocomm="qemu-system-x86"',
+                records.OBJ_PID,
+            ),
+            self.kernel.record('', records.EOE),
+        )
+        (event,) = self.events()
+        self.assertEqual(UUID2, event['target']['owner']['uuid'])
+        self.assertEqual('cross_instance', event['classification']['category'])
 
     def test_what_comes_within_milliseconds_too_piece_by_piece(self):
         self._learn()

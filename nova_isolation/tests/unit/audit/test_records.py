@@ -625,6 +625,26 @@ class EnrichmentTestCase(base.BaseTestCase):
                 {'proctitle': title}, self._added(records.PROCTITLE, body)
             )
 
+    def test_an_address_stays_in_hex(self):
+        self.assertEqual(
+            {'saddr': '020016280A0000050000000000000000'},
+            self._added(
+                records.SOCKADDR,
+                b'saddr=020016280A0000050000000000000000\x1d'
+                b'SADDR={ saddr_fam=inet laddr=10.0.0.5 lport=5672 }',
+            ),
+        )
+
+    def test_the_process_that_was_aimed_at(self):
+        self.assertEqual(
+            {'opid': '1002'},
+            self._added(
+                records.OBJ_PID,
+                b'opid=1002 oauid=-1 ouid=0 oses=-1 obj=unconfined'
+                b' ocomm="sshd"\x1dOAUID="unset" OUID="root"',
+            ),
+        )
+
     def test_what_is_not_there_is_left_out(self):
         self.assertEqual(
             {}, self._added(records.PROCTITLE, b'proctitle=(null)')
