@@ -23,7 +23,12 @@ import datetime
 import threading
 from typing import Any
 
+from oslo_log import log
+
 from nova_isolation.violations import model
+from nova_isolation.violations import text
+
+LOG = log.getLogger(__name__)
 
 # Where something can be lost, in the order of the way. What is lost at INSIDE
 # was counted as in before.
@@ -41,6 +46,15 @@ COUNTS = (IN, OUT, FOLDED, SENT)
 # Seconds between two events about one stage.
 PAUSE = 5.0
 
+# Characters of the reasons that an event has, and what follows them when that
+# is not all. model.Lost cuts nothing of it.
+_ROOM = 1950
+_REST = ' … (the rest is in the log of nova-isolation-agent)'
+# Between two events, how many of those go into the log that have no room
+# there; and characters of one: of the longest record each byte is escaped.
+_LOGGED = 10
+_LONGEST = 40_000
+
 
 @dataclasses.dataclass(frozen=True)
 class _Loss:
@@ -50,16 +64,30 @@ class _Loss:
     first: datetime.datetime
     last: datetime.datetime
     reason: str
+    # how many had no room in it
+    others: int = 0
 
     def plus(self, later: '_Loss') -> '_Loss':
         unknown = self.count is None or later.count is None
+        reason, others = self.reason, self.others
+        if later.reason not in reason:
+            # each may be all that there is of a record: none hides another
+            joined = f'{reason}; {later.reason}' if reason else later.reason
+            if len(joined) <= _ROOM:
+                reason = joined
+            else:
+                reason = reason or joined[:_ROOM]
+                others += 1
         return _Loss(
             count=None if unknown else (self.count or 0) + (later.count or 0),
             first=min(self.first, later.first),
             last=max(self.last, later.last),
-            # the newest tells what is wrong now
-            reason=later.reason or self.reason,
+            reason=reason,
+            others=others,
         )
+
+    def words(self) -> str:
+        return self.reason + (_REST if self.others else '')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,20 +154,22 @@ class Ledger:
 
         :param stage: of STAGES
         :param count: how many, None when that is not known; 0 is no loss
-        :param reason: why, and what is to be done; '' as before
+        :param reason: why, and what is to be done; '' as before. Each one is
+            told, the first of them by the event, others by the log
         :param first: since when, by default now
         :param last: until when, by default now
         """
         if count == 0:
             return
         now = model.now()
-        loss = _Loss(count, first or now, last or now, reason)
+        begun = _Loss(0, first or now, last or now, '')
+        loss = dataclasses.replace(begun, count=count, reason=reason)
         with self._lock:
             self._add(stage, count)
-            before = self._pending.get(stage)
-            self._pending[stage] = (
-                loss if before is None else before.plus(loss)
-            )
+            before = self._pending.get(stage, begun)
+            after = self._pending[stage] = before.plus(loss)
+        if after.others > before.others:
+            _log(stage, reason, after.others)
 
     def note(self, stage: str, count: int | None) -> None:
         """Count a loss that whoever found it has announced.
@@ -186,7 +216,7 @@ class Ledger:
             count=loss.count,
             first=loss.first,
             last=loss.last,
-            reason=loss.reason or 'no reason is known',
+            reason=loss.words() or 'no reason is known',
         )
 
     def pending(self) -> dict[str, list[Any]]:
@@ -201,7 +231,7 @@ class Ledger:
                     loss.count,
                     loss.first.timestamp(),
                     loss.last.timestamp(),
-                    loss.reason,
+                    loss.words(),
                 ]
                 for stage, loss in self._pending.items()
             }
@@ -246,3 +276,16 @@ class Ledger:
             return Snapshot(
                 dict(self._counts), dict(self._lost), dict(self._unknown)
             )
+
+
+def _log(stage: str, reason: str, number: int) -> None:
+    """Write a reason for which its event has no room, if it is not too many.
+
+    :param number: how many there were since the last event, with this one
+    """
+    if number <= _LOGGED:
+        LOG.warning('Lost (%s): %s', stage, text.visible(reason, _LONGEST))
+    elif number == _LOGGED + 1:
+        LOG.warning(
+            'Lost (%s): more, until the next event only counted', stage
+        )

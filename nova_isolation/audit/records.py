@@ -294,7 +294,7 @@ class Unparsable:
     kind: int = AVC
 
     def __str__(self) -> str:
-        return f'{self.reason}: {self.payload[:256]!r}'
+        return f'{self.reason}: {self.payload!r}'
 
 
 def parse(kind: int, payload: bytes) -> Record | Unparsable | None:

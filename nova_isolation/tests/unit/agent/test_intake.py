@@ -302,6 +302,18 @@ class RecordTest(IntakeTestCase):
         self.assertTrue(event['summary'].isprintable())
         self.assert_accounted()
 
+    def test_none_of_what_cannot_be_read_is_lost_behind_another(self):
+        found = [f'{letter}{letter} shape ' + 'x' * 300 for letter in 'ABCD']
+        for text in found:
+            self.kernel.event()
+            self.agent.hears(self.kernel.record(text), after=0.5)
+        self.agent.hears(after=5)
+        events = self.events(LOST)
+        self.assertEqual([1, 3], [event['count'] for event in events])
+        told = [event['reason'] for event in events]
+        for text, where in zip(found, (0, 1, 1, 1), strict=True):
+            self.assertIn(text, told[where])
+
     def test_a_denial_of_a_bus_names_no_profile(self):
         self.kernel.event()
         self.agent.hears(

@@ -71,7 +71,55 @@ class LedgerTest(base.BaseTestCase):
         [event] = self.due(105.0)
         self.assertEqual(6, event.count)
         self.assertEqual((at(5), at(8)), (event.first, event.last))
-        self.assertEqual('c', event.reason)
+        self.assertEqual('b; c', event.reason)
+
+    def test_what_has_the_same_reason_has_it_once(self):
+        for _ in range(3):
+            self.ledger.lost('queue', 1, 'too quick')
+            self.ledger.lost('queue', 1)
+        [event] = self.due(0.0)
+        self.assertEqual((6, 'too quick'), (event.count, event.reason))
+
+    def test_each_reason_is_in_the_event_or_in_the_log(self):
+        reasons = [f'{n:02d} ' + 'x' * 700 for n in range(8)]
+        with self.assertLogs(agent_ledger.LOG.logger, 'WARNING') as logs:
+            for reason in reasons:
+                self.ledger.lost('unparsable', 1, reason)
+        [event] = self.due(0.0, 'unparsable')
+        self.assertTrue(
+            event.reason.startswith(f'{reasons[0]}; {reasons[1]} … (')
+        )
+        # nothing of it is cut off later
+        self.assertEqual(event.reason, event.payload()['reason'])
+        self.assertEqual(6, len(logs.output))
+        for reason, line in zip(reasons[2:], logs.output, strict=True):
+            self.assertIn(reason, line)
+            self.assertIn('unparsable', line)
+
+    def test_a_reason_that_is_too_long_is_whole_and_visible_in_the_log(self):
+        reason = 'y' * 9000 + '\x1b[2J\n'
+        with self.assertLogs(agent_ledger.LOG.logger, 'WARNING') as logs:
+            self.ledger.lost('unparsable', 1, reason)
+        [event] = self.due(0.0, 'unparsable')
+        self.assertTrue(event.reason.startswith('y' * 1900))
+        self.assertEqual(event.reason, event.payload()['reason'])
+        [line] = logs.output
+        self.assertIn('y' * 9000 + r'\x1b[2J\n', line)
+        self.assertTrue(line.isprintable())
+
+    def test_a_flood_of_reasons_does_not_fill_the_log(self):
+        with self.assertLogs(agent_ledger.LOG.logger, 'WARNING') as logs:
+            for n in range(1000):
+                self.ledger.lost('unparsable', 1, f'{n} ' + 'x' * 900)
+        self.assertEqual(11, len(logs.output))
+        self.assertIn('only counted', logs.output[-1])
+        [event] = self.announce(0.0)
+        self.assertEqual(1000, event.count)
+        # until the next event
+        with self.assertLogs(agent_ledger.LOG.logger, 'WARNING') as logs:
+            for n in range(4):
+                self.ledger.lost('unparsable', 1, f'{n} ' + 'x' * 900)
+        self.assertEqual(2, len(logs.output))
 
     def test_one_stage_does_not_hold_back_another(self):
         self.ledger.lost('queue')

@@ -557,10 +557,10 @@ class BadInputTestCase(base.BaseTestCase):
         body = b'enforcing=0 old_enforcing=1 auid=0 ses=1 lsm=ipe res=1'
         self.assertIsNone(records.parse(records.MAC_STATUS, _HEADER + body))
 
-    def test_what_is_logged_of_garbage_is_short_and_printable(self):
+    def test_what_is_logged_of_garbage_is_all_and_printable(self):
         bad = _unparsable(b'\x1b[2J\n' * 5000)
         self.assertTrue(str(bad).isprintable())
-        self.assertLess(len(str(bad)), 2000)
+        self.assertIn(repr(bad.payload), str(bad))
 
     def test_what_is_passed_on_of_garbage_is_all_that_a_kernel_sends(self):
         self.assertEqual(8970, len(_unparsable(b'x' * 100_000).payload))
