@@ -38,7 +38,7 @@ from nova_isolation.violations import model
 LOG = log.getLogger(__name__)
 
 # nanoseconds, writing process, event: sorts by age
-_NAME = re.compile(r'[0-9]{20}-[0-9]{1,10}-[0-9a-f-]{36}\.json')
+_NAME = re.compile(r'[0-9]{20}-[0-9]{1,10}-([0-9a-f-]{36})\.json')
 _SUFFIX = '.json'
 _TEMPORARY = '.new'
 _BAD = '.bad'
@@ -364,7 +364,8 @@ def _write(directory: int, name: str, content: bytes) -> None:
 
 
 def _read(directory: int, name: str) -> Entry:
-    if not _NAME.fullmatch(name):
+    named = _NAME.fullmatch(name)
+    if named is None:
         raise _Broken('its name is not that of an event')
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -382,10 +383,10 @@ def _read(directory: int, name: str) -> Entry:
         content = stream.read(_LARGEST + 1)
     if len(content) > _LARGEST:
         raise _Broken(f'it has more than {_LARGEST} bytes')
-    return _entry(name, content)
+    return _entry(name, named[1], content)
 
 
-def _entry(name: str, content: bytes) -> Entry:
+def _entry(name: str, identity: str, content: bytes) -> Entry:
     try:
         event = json.loads(content)
     except (ValueError, RecursionError) as e:
@@ -402,6 +403,8 @@ def _entry(name: str, content: bytes) -> Entry:
     for key, kind in kinds.items():
         if not isinstance(event.get(key), kind):
             raise _Broken(f'it has no usable {key!r}')
+    if event['id'] != identity:
+        raise _Broken('its id is not that of its name')
     if event['priority'] not in ('info', 'warn', 'error'):
         raise _Broken('it has no usable priority')
     # JSON as Python reads it knows NaN and Infinity

@@ -12,6 +12,7 @@
 
 """What nova-compute has left is in the journal before it leaves the spool."""
 
+import json
 import os
 import tempfile
 import threading
@@ -69,6 +70,21 @@ class ImporterTestCase(base.BaseTestCase):
         )
         self.assertEqual([event.id], [entry.id for entry in self.told])
         self.assertEqual(0, self.importer.run_once())
+
+    def test_one_whose_id_is_no_text_holds_up_no_other(self):
+        broken, event = self.put(), self.put()
+        (path,) = [
+            os.path.join(self.spool.directory, name)
+            for name in os.listdir(self.spool.directory)
+            if broken.id in name
+        ]
+        with open(path) as f:
+            content = {**json.load(f), 'id': '\ud800'}
+        with open(path, 'w') as f:
+            json.dump(content, f)
+        self.assertEqual(1, self.importer.run_once())
+        self.assertEqual([event.id], self.in_journal())
+        self.assertTrue(os.path.exists(path + '.bad'))
 
     def test_many_keep_their_order(self):
         events = [self.put().id for _ in range(250)]

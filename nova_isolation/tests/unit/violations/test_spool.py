@@ -30,6 +30,8 @@ from nova_isolation import exceptions
 from nova_isolation.violations import model
 from nova_isolation.violations import spool as spool_module
 
+ID = '11111111-2222-3333-4444-555555555555'
+
 
 class SpoolTestCase(base.BaseTestCase):
     def setUp(self):
@@ -270,7 +272,7 @@ class HostileTestCase(SpoolTestCase):
 
     def _name(self, number):
         # older than the good one: it comes first
-        return f'{number:020d}-1-11111111-2222-3333-4444-555555555555.json'
+        return f'{number:020d}-1-{ID}.json'
 
     def _assert_put_aside(self, name):
         with self.assertLogs(spool_module.LOG.logger, 'ERROR') as logs:
@@ -283,6 +285,7 @@ class HostileTestCase(SpoolTestCase):
 
     def test_broken_content(self):
         good = json.loads((self.directory / self.good).read_text())
+        good['id'] = ID
         for number, content in enumerate(
             [
                 b'',
@@ -295,6 +298,9 @@ class HostileTestCase(SpoolTestCase):
                 json.dumps({**good, 'priority': '../x'}).encode(),
                 json.dumps({**good, 'time': float('nan')}).encode(),
                 json.dumps({**good, 'time': 1e300}).encode(),
+                # not that of the name; no text at all
+                json.dumps({**good, 'id': ID[::-1]}).encode(),
+                json.dumps({**good, 'id': '\ud800'}).encode(),
                 b' ' * 300000,
             ]
         ):
