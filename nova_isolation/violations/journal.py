@@ -503,7 +503,10 @@ class Journal(Reader):
             _insert(connection, [_row(new) for new in announced])
 
         self._write(work)
-        LOG.error('%s', lost.summary())
+        if announced:
+            _tell(lost)
+        else:
+            LOG.error('%s', lost.summary())
 
     def windows(self) -> dict[str, dict[str, Any]]:
         """Read the open windows.
@@ -577,7 +580,7 @@ class Journal(Reader):
                 confirmed += shed.events
             else:
                 lost += shed.events
-                LOG.error('%s', shed.announced.summary())
+                _tell(shed.announced)
         self._shrink()
         self._checkpoint()
         return Expired(confirmed, lost)
@@ -778,10 +781,12 @@ class Journal(Reader):
         connection.execute(f'PRAGMA wal_autocheckpoint = {_LATEST_CHECKPOINT}')
         connection.execute(f'PRAGMA journal_size_limit = {_WAL}')
         if version < len(_MIGRATIONS):
-            _transaction(connection, self._migrate, durable=True)
+            lost = _transaction(connection, self._migrate, durable=True)
+            if lost is not None:
+                _tell(lost)
         self._gone = False
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
+    def _migrate(self, connection: sqlite3.Connection) -> model.Lost | None:
         version = _version(connection, self.path)
         for statements in _MIGRATIONS[version:]:
             for statement in statements:
@@ -790,19 +795,20 @@ class Journal(Reader):
         connection.execute(f'PRAGMA user_version = {len(_MIGRATIONS)}')
         connection.execute(f'PRAGMA application_id = {_APPLICATION}')
         if version:
-            return
+            return None
         # Microseconds: no journal takes events more quickly, so a reader's
         # cursor of an older one comes before all that this one will have.
         connection.execute(
             "INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)",
             (time.time_ns() // 1000,),
         )
-        if (reason := self._why_new()) is not None:
-            self._succeeds = True
-            now = model.now()
-            lost = model.Lost(self._host, 'journal', None, now, now, reason)
-            _insert(connection, [_row(Entry.of(lost))])
-            LOG.error('%s', lost.summary())
+        if (reason := self._why_new()) is None:
+            return None
+        self._succeeds = True
+        now = model.now()
+        lost = model.Lost(self._host, 'journal', None, now, now, reason)
+        _insert(connection, [_row(Entry.of(lost))])
+        return lost
 
     def _why_new(self) -> str | None:
         """Tell what a new journal has to announce.
@@ -871,6 +877,11 @@ class _Shed:
 
     events: int
     announced: model.Lost | None
+
+
+def _tell(lost: model.Lost) -> None:
+    """Write an event into the host's log, in the form that all have there."""
+    LOG.error('%s %s: %s', lost.event_type, lost.id, lost.summary())
 
 
 class _Malformed(Exception):

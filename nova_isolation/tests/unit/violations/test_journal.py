@@ -78,6 +78,22 @@ class JournalTestCase(base.BaseTestCase):
             if e.event_type == 'isolation.lost'
         ]
 
+    @contextlib.contextmanager
+    def announcing(self):
+        """The log has each loss as it has other events, with the same id."""
+        before = len(self.lost())
+        with self.assertLogs(journal.LOG.logger, 'ERROR') as logs:
+            yield
+        told = [line for line in logs.output if 'denials lost' in line]
+        self.assertEqual(
+            [
+                f'ERROR:{journal.__name__}:isolation.lost {lost["id"]}: '
+                f'{lost["summary"]}'
+                for lost in self.lost()[before:]
+            ],
+            told,
+        )
+
     def unsent(self):
         kept = self.journal.entries(limit=100_000)
         return [e for e in kept if e.sent is None]
@@ -197,7 +213,8 @@ class EventsTest(JournalTestCase):
 
     def test_what_is_given_up_is_announced_and_kept(self):
         (kept,) = self.put(entry())
-        self.journal.give_up(kept, 'it is a pear')
+        with self.announcing():
+            self.journal.give_up(kept, 'it is a pear')
         (announced,) = self.unsent()
         self.assertEqual('isolation.lost', announced.event_type)
         self.assertEqual(1, announced.payload['count'])
@@ -205,7 +222,9 @@ class EventsTest(JournalTestCase):
         self.assertIn('it is a pear', announced.payload['reason'])
         self.assertEqual('it is a pear', self.journal.event(kept.id).failure)
         # not for ever
-        self.journal.give_up(announced, 'no')
+        with self.assertLogs(journal.LOG.logger, 'ERROR') as logs:
+            self.journal.give_up(announced, 'no')
+        self.assertIn(announced.id, logs.output[0])
         self.assertEqual([], self.unsent())
 
     def test_how_many_denials_an_event_stands_for(self):
@@ -535,8 +554,9 @@ class DamageTest(JournalTestCase):
 
     def test_a_file_that_was_removed_while_it_was_written(self):
         before = self.put(entry())[0].seq
-        os.unlink(self.journal.path)
-        self.put(entry())
+        with self.announcing():
+            os.unlink(self.journal.path)
+            self.put(entry())
         (lost,) = self.lost()
         self.assertIn('removed', lost['reason'])
         self.assertGreater(self.journal.entries()[0].seq, before)
@@ -641,7 +661,8 @@ class RetentionTest(JournalTestCase):
 
     def test_then_the_oldest_of_all_and_that_is_announced(self):
         kept = self.fill(1200)
-        expired = self.journal.expire(time.time())
+        with self.announcing():
+            expired = self.journal.expire(time.time())
         self.assertEqual(0, expired.confirmed)
         lost = self.lost()
         self.assertEqual(expired.lost, sum(e['count'] for e in lost))
