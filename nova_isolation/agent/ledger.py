@@ -37,9 +37,10 @@ INSIDE = ('queue', 'unparsable', 'journal')
 AFTER = ('spool', 'retention', 'canary')
 STAGES = (*OUTSIDE, *INSIDE, *AFTER)
 
-# What is counted: audit records about guests that were read; events in the
-# journal; records that have none of their own because an event sums them up;
-# and events that the broker confirmed.
+# What is counted: audit records about guests that were read; the first events
+# of a kind that are in the journal; records that have none of their own
+# because an event sums them up; and events of all kinds that the broker
+# confirmed.
 IN, OUT, FOLDED, SENT = 'in', 'out', 'folded', 'sent'
 COUNTS = (IN, OUT, FOLDED, SENT)
 

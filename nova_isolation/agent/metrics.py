@@ -14,7 +14,7 @@
 
 =============================================  ==========================
 ``nova_isolation_records_total``               audit records about guests
-``nova_isolation_events_total``                events in the journal
+``nova_isolation_events_total``                first events of a kind
 ``nova_isolation_folded_total``                records that an event sums up
 ``nova_isolation_sent_total``                  of them confirmed by the broker
 ``nova_isolation_lost_total{stage}``           lost, as far as it is counted
@@ -25,7 +25,8 @@
 ``nova_isolation_queue_records``               read, not yet worked on
 ``nova_isolation_journal_events``              in the journal, not confirmed
 ``nova_isolation_send_seconds``                histogram: until the broker's
-                                               confirm
+                                               confirm, of a denial from the
+                                               kernel's record on
 ``nova_isolation_canary_ok``                   1 when the last one arrived
 ``nova_isolation_canary_last_ok_seconds``      when one last arrived, since
                                                1970; absent before
@@ -107,7 +108,8 @@ class Sources:
     :ivar ledger: the counts
     :ivar queue: how many records wait for the worker
     :ivar journal: how many events wait for the broker's confirm
-    :ivar latency: from an event's making to the broker's confirm
+    :ivar latency: until the broker's confirm, from a denial's record on, of
+        other events from their making
     :ivar canary: :meth:`nova_isolation.agent.canary.Canary.status`
     :ivar verifier: :meth:`nova_isolation.agent.verifier.Verifier.status`
     """
@@ -133,7 +135,11 @@ class _Collector:
         now = sources.ledger()
         for name, what, words in (
             ('records', agent_ledger.IN, 'Audit records about guests'),
-            ('events', agent_ledger.OUT, 'Events in the journal'),
+            (
+                'events',
+                agent_ledger.OUT,
+                'First events of a kind that are in the journal',
+            ),
             ('folded', agent_ledger.FOLDED, 'Records that events sum up'),
             ('sent', agent_ledger.SENT, 'Events that the broker confirmed'),
         ):
@@ -157,7 +163,8 @@ class _Collector:
         buckets, total = sources.latency.buckets()
         yield core.HistogramMetricFamily(
             'nova_isolation_send_seconds',
-            "From an event's making to the broker's confirm",
+            "From the kernel's record of a denial, or another event's making, "
+            "to the broker's confirm",
             buckets=buckets,
             sum_value=total,
         )

@@ -143,6 +143,14 @@ class ExporterTest(base.BaseTestCase):
             base = name.removesuffix('_sum').removesuffix('_count')
             self.assertIn(f'``{base}', metrics.__doc__)
 
+    def test_what_is_counted_is_said_in_its_help(self):
+        helps = {
+            family.name: family.documentation
+            for family in parser.text_string_to_metric_families(self.ask()[1])
+        }
+        self.assertIn('First events', helps['nova_isolation_events'])
+        self.assertIn('denial', helps['nova_isolation_send_seconds'])
+
     def test_what_is_not_known_is_not_there(self):
         self.canary = {'result': 'none yet', 'arrived': None}
         self.verifier['last'] = None
