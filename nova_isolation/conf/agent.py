@@ -31,8 +31,11 @@ beside it: every event is there before it is sent, and is marked when RabbitMQ
 has confirmed it. On a local file system. Created when it is missing; only the
 agent needs to write there. A journal that is damaged is put aside as
 ``journal.sqlite.damaged-TIME``, three of them at most, and a new one begun.
-While it cannot be written (a full disk), 5,000 events wait in memory; what is
-beyond that is announced as ``isolation.lost`` when it can be.
+While it cannot be written (a full disk), 2,000 events wait in memory; what is
+beyond that is announced as ``isolation.lost`` when it can be. Where the unit
+of the agent has ``ProtectSystem=strict``, as that in ``etc/systemd`` of the
+source tree, another directory than the default has to exist and to be named
+there: ``ReadWritePaths=DIRECTORY`` (``systemctl edit nova-isolation-agent``).
 """,
     ),
     cfg.IntOpt(

@@ -322,7 +322,10 @@ Where nova-compute leaves its events (``isolation.refused``,
 a second. nova-compute waits for neither agent nor broker. Both services need
 to write there. Created when it is missing. When it cannot be written, guests
 are confined or refused all the same, and nova-compute's log says which event
-was lost.
+was lost. Where a unit has ``ProtectSystem=strict``, as the agent's in
+``etc/systemd`` of the source tree, another directory than the default has to
+exist, and the unit has to name it: ``ReadWritePaths=DIRECTORY`` (``systemctl
+edit nova-isolation-agent``).
 """,
     ),
     cfg.IntOpt(

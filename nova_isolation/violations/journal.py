@@ -32,6 +32,7 @@ from collections.abc import (
 )
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -909,20 +910,38 @@ def _explained(
         damaged = _Damaged(f'the journal {path} is damaged: {error}')
         damaged.identity = identity
         return damaged
+    denied = (
+        'it cannot be opened or written, see to the owner and mode of it, of '
+        'its directory and of the files beside it'
+    )
     words = {
         sqlite3.SQLITE_FULL: 'the disk is full',
         sqlite3.SQLITE_BUSY: 'another process keeps it locked',
-        sqlite3.SQLITE_CANTOPEN: (
-            'it cannot be opened, see to the owner and mode of it, of its '
-            'directory and of the files beside it'
-        ),
+        sqlite3.SQLITE_CANTOPEN: denied,
+        sqlite3.SQLITE_READONLY: denied,
     }
     cause = words.get(code, str(error))
+    directory = os.path.dirname(path)
     if isinstance(error, PermissionError):
         cause = 'this user may not reach it'
+    elif getattr(error, 'errno', 0) == errno.EROFS or (
+        cause == denied and _is_read_only(directory)
+    ):
+        cause = (
+            f'its file system is read-only for this process. Where only '
+            f'systemd makes it so, let the unit say ReadWritePaths='
+            f'{directory} (systemctl edit nova-isolation-agent)'
+        )
     return exceptions.JournalUnavailable(
         f'the journal {path} cannot be used: {cause}'
     )
+
+
+def _is_read_only(directory: str) -> bool:
+    try:
+        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _code(error: Exception) -> int:

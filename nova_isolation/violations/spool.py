@@ -263,11 +263,21 @@ class Spool:
 
     @contextlib.contextmanager
     def _open(self, *, create: bool) -> Iterator[int]:
-        directory = self._directory(create=create)
         try:
-            yield directory
-        finally:
-            os.close(directory)
+            directory = self._directory(create=create)
+            try:
+                yield directory
+            finally:
+                os.close(directory)
+        except OSError as e:
+            if e.errno != errno.EROFS:
+                raise
+            raise OSError(
+                e.errno,
+                f'{e.strerror}. Where only systemd makes it so, let the unit '
+                f'say ReadWritePaths={self.directory} (systemctl edit)',
+                e.filename,
+            ) from e
 
     def _directory(self, *, create: bool) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

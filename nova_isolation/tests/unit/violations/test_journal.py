@@ -865,7 +865,12 @@ try:
     kept.commit([entry()])
     raise AssertionError('written')
 except exceptions.JournalUnavailable as e:
-    assert {directory!r} in e.message, e.message
+    assert 'ReadWritePaths=' + {directory!r} in e.message, e.message
+try:
+    journal.Journal({directory!r} + '/sub', 30, 16, 'cmp1').open()
+    raise AssertionError('made')
+except exceptions.JournalUnavailable as e:
+    assert 'ReadWritePaths=' + {directory!r} + '/sub' in e.message, e.message
 reader = journal.Reader({directory!r})
 assert len(reader.entries(limit=10**6)) == stored
 reader.close()

@@ -143,6 +143,16 @@ class PutTestCase(SpoolTestCase):
         self.assertEqual([1], self._numbers())
         self.assertEqual(1, len(self._names()))
 
+    def test_a_read_only_file_system_is_told_with_the_way_out(self):
+        error = OSError(errno.EROFS, 'Read-only file system', '/srv')
+        with mock.patch.object(
+            os, 'makedirs', autospec=True, side_effect=error
+        ):
+            for call in (self._put, self.spool.clean):
+                told = self.assertRaises(OSError, call)
+                self.assertEqual(errno.EROFS, told.errno)
+                self.assertIn(f'ReadWritePaths={self.directory}', str(told))
+
     def test_an_id_that_is_no_uuid_makes_no_path(self):
         self.assertRaises(
             ValueError, self.spool.put, 'x', 'warn', {'id': '../../etc/x'}
