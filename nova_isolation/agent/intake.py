@@ -543,7 +543,11 @@ class Intake:
             return
         for each in of_it:
             for key, value in found[1].items():
-                each.context.setdefault(key, value)
+                if each.context.setdefault(key, value) != value and (
+                    key == 'opid'
+                ):
+                    # a signal to many: which of them it is, nobody says
+                    each.context[key] = ''
 
     # ---- what repeats, and what is new -------------------------------------
 
@@ -571,13 +575,13 @@ class Intake:
         :returns: whether it was only counted
         """
         record = denied.record
-        fingerprint = attempts.fingerprint(record, table)
+        fingerprint = attempts.fingerprint(record, table, denied.context)
         window = self._coalescer.add(
             fingerprint[0],
             fingerprint[1:],
             now,
             record.time,
-            _lane(record, table),
+            _lane(denied, table),
         )
         if window is None:
             return True
@@ -1077,7 +1081,7 @@ def _violations(entries: Sequence[violations_journal.Entry]) -> int:
     )
 
 
-def _lane(record: records.Record, table: attribution.Table) -> str:
+def _lane(denied: waiting.Denied, table: attribution.Table) -> str:
     """Tell what a denial's noise must not hide.
 
     A guest that tries a thousand names has a window left for its neighbour's
@@ -1085,14 +1089,14 @@ def _lane(record: records.Record, table: attribution.Table) -> str:
 
     :returns: one of a few words; the guest chooses none of them
     """
-    kind, real = attempts.FILE, False
+    record, kind, real = denied.record, attempts.FILE, False
     path = attempts.plain_path(record)
     if path is not None:
         # of a flood of names: this is twice as quick as the rest
         who = attempts.subject(record)
         owner = table.target(path, who).owner
     else:
-        attempt = attempts.read(record)
+        attempt = attempts.read(record, denied.context)
         kind, who, path = attempt.kind, attempt.subject, attempt.file
         owner = classification.target(attempt, table).owner
         # a label is on something that is there

@@ -449,7 +449,9 @@ _EPHEMERAL = 32768
 
 
 def fingerprint(
-    record: Record, table: attribution.Table | None = None
+    record: Record,
+    table: attribution.Table | None = None,
+    context: Mapping[str, str] = _NOTHING,
 ) -> tuple[str, str, str, str, str]:
     """Tell which kind a denial is of.
 
@@ -460,6 +462,7 @@ def fingerprint(
     :param record: a denial of which :func:`subject` knows the guest
     :param table: the guests of this host, to tell whose a process or pseudo
         terminal is; None when that does not matter
+    :param context: as for :func:`read`
     :returns: instance, operation, class, target and mask
     """
     get = record.fields.get
@@ -469,13 +472,13 @@ def fingerprint(
             who,
             '',
             get('tclass', ''),
-            _kind_of_object(record.fields, who, table),
+            _kind_of_object(record.fields, who, table, context),
             get('perms', ''),
         )
     operation = get('operation', '')
     name = get('name')
     if name is None:
-        target = _kind_of_peer(record.fields, operation)
+        target = _kind_of_peer(record.fields, operation, context)
     else:
         if operation == 'link':
             name = get('target') or name
@@ -507,7 +510,9 @@ def _without_chance(path: str) -> str:
     return _MAPPING.sub(r'\1N', _CHANCE.sub(r'\1N', path))
 
 
-def _kind_of_peer(fields: Mapping[str, str], operation: str) -> str:
+def _kind_of_peer(
+    fields: Mapping[str, str], operation: str, context: Mapping[str, str]
+) -> str:
     get = fields.get
     capability = get('capname') or get('capability')
     if capability is not None:
@@ -517,8 +522,10 @@ def _kind_of_peer(fields: Mapping[str, str], operation: str) -> str:
     if family is None:
         return f'{peer} {get("signal", "")} {get("target", "")}'
     # of one that connects, its own port is chance
-    port = get('fport') or ''
-    if not port and operation not in _REACHING:
+    remote, port = get('faddr') or '', get('fport') or ''
+    if not port and operation in _REACHING:
+        remote, port = _reached(context) or (remote, port)
+    elif not port:
         port = get('lport') or ''
         if _port(port) >= _EPHEMERAL:
             port = 'N'
@@ -527,12 +534,20 @@ def _kind_of_peer(fields: Mapping[str, str], operation: str) -> str:
         peer = '@N'
     return (
         f'{family} {get("sock_type", "")} {get("protocol", "")} '
-        f'{get("faddr", "")} {port} {peer}'
+        f'{remote} {port} {peer}'
     )
 
 
+def _reached(context: Mapping[str, str]) -> tuple[str, str] | None:
+    found = address(context.get('saddr', ''))
+    return None if found is None else (found[0], str(found[1]))
+
+
 def _kind_of_object(
-    fields: Mapping[str, str], who: str, table: attribution.Table | None
+    fields: Mapping[str, str],
+    who: str,
+    table: attribution.Table | None,
+    context: Mapping[str, str],
 ) -> str:
     get = fields.get
     label = get('tcontext', '')
@@ -543,6 +558,8 @@ def _kind_of_object(
     if name is None:
         remote = get('daddr') or get('faddr') or ''
         port = get('dest') or get('fport') or ''
+        if not port and _REACHING & set(get('perms', '').split()):
+            remote, port = _reached(context) or (remote, port)
         return f'{get("capability", "")} {remote} {port} {label}'
     if get('dev') in _FLEETING:
         return f'{"N" if name.isdigit() else name} {label}'

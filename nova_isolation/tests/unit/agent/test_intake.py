@@ -524,12 +524,20 @@ class EnrichmentTest(IntakeTestCase):
         )
         self.assertEqual('critical', event['classification']['severity'])
 
+    def test_what_was_reached_for_makes_a_kind(self):
+        for port in ('0016', '1628', '1628'):
+            self._connects(f'0200{port}0A0000050000000000000000')
+        self.assertEqual(
+            [22, 5672], [e['denial']['fport'] for e in self.events()]
+        )
+
     def test_an_address_of_no_network_says_nothing(self):
         event = self._connects('01002F72756E2F7300')
         self.assertIsNone(event['denial']['faddr'])
         self.assertEqual('network', event['target']['kind'])
 
-    def test_the_process_says_whose_it_is(self):
+    def _signals(self, *processes):
+        """Let a guest reach for processes, of which 1002 is UUID2's."""
         guest = dataclasses.replace(
             self.agent.guests.table.guest(UUID2), pids=(1002,)
         )
@@ -544,14 +552,24 @@ class EnrichmentTest(IntakeTestCase):
                 'requested_mask="trace" denied_mask="trace" peer="unconfined"'
             ),
             self.kernel.record(self.SYSCALL, records.SYSCALL),
-            self.kernel.record(
-                'opid=1002 oauid=-1 ouid=64055 oses=-1 obj=unconfined '
-                'ocomm="qemu-system-x86"',
-                records.OBJ_PID,
+            *(
+                self.kernel.record(
+                    f'opid={process} oauid=-1 ouid=64055 oses=-1 '
+                    'obj=unconfined ocomm="qemu-system-x86"',
+                    records.OBJ_PID,
+                )
+                for process in processes
             ),
             self.kernel.record('', records.EOE),
         )
         (event,) = self.events()
+        return event
+
+    def test_of_several_processes_none_is_named(self):
+        self.assertIsNone(self._signals(1002, 1, 1002)['target']['owner'])
+
+    def test_the_process_says_whose_it_is(self):
+        event = self._signals(1002)
         self.assertEqual(UUID2, event['target']['owner']['uuid'])
         self.assertEqual('cross_instance', event['classification']['category'])
 
