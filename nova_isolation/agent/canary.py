@@ -292,17 +292,21 @@ class Canary:
             self._stopping.wait(1)
 
     def check(self, now: float) -> None:
-        """Do what is due: send one, or say that one did not arrive.
+        """Do what is due: say that one did not arrive, or send one.
 
         :param now: of ``time.monotonic()``
         """
-        if self._interval and now >= self._next:
-            self.begin(now)
         with self._lock:
-            if self._deadline is None or now < self._deadline:
-                return
-            stage, self._deadline = self._stage, None
-        self._failed(stage.value, _CAUSES[stage])
+            stage = self._stage
+            late = self._deadline is not None and now >= self._deadline
+            if late:
+                self._deadline = None
+            # the next would take its place
+            under_way = self._deadline is not None
+        if late:
+            self._failed(stage.value, _CAUSES[stage])
+        if self._interval and now >= self._next and not under_way:
+            self.begin(now)
 
     def begin(self, now: float) -> str:
         """Send a canary; the next is due one interval later.

@@ -27,7 +27,9 @@
 ``nova_isolation_send_seconds``                histogram: until the broker's
                                                confirm, of a denial from the
                                                kernel's record on
-``nova_isolation_canary_ok``                   1 when the last one arrived
+``nova_isolation_canary_ok``                   1 when the last one arrived;
+                                               absent before, and when it is
+                                               off
 ``nova_isolation_canary_last_ok_seconds``      when one last arrived, since
                                                1970; absent before
 ``nova_isolation_guests``                      running guests looked at
@@ -189,7 +191,9 @@ class _Collector:
         yield (
             'canary_ok',
             'Whether the last canary arrived',
-            canary['result'] == 'ok',
+            None
+            if canary['result'] in ('none yet', 'off')
+            else canary['result'] == 'ok',
         )
         yield (
             'canary_last_ok_seconds',

@@ -172,8 +172,9 @@ SELinux: asks for a socket with the context of ``/dev/null``), and the denial
 has to come back from the kernel, get into the journal and be
 confirmed by RabbitMQ. When it does not, the log and an event
 ``isolation.lost`` say where it ended: else an audit that is switched off looks
-like peace. The first is when the agent starts. With AppArmor it needs that
-profile (``etc/apparmor.d/nova-isolation-canary`` of the source tree). 0: none.
+like peace. The first is when the agent starts; none is tried while another is
+under way, which is up to two minutes. With AppArmor it needs that profile
+(``etc/apparmor.d/nova-isolation-canary`` of the source tree). 0: none.
 """,
     ),
     cfg.IntOpt(

@@ -30,9 +30,12 @@ class CanaryTest(base.BaseTestCase):
         self.tried = []
         self.fault = None
         self.lost = []
-        self.canary = agent_canary.Canary(
+        self.canary = self.make(3600)
+
+    def make(self, interval):
+        return agent_canary.Canary(
             'cmp1',
-            3600,
+            interval,
             lambda *said: self.lost.append(said),
             attempt=self.attempt,
         )
@@ -179,6 +182,45 @@ class CanaryTest(base.BaseTestCase):
         self.assertIsNone(self.canary.heard(token))
         self.assert_lost('the kernel allowed it')
         self.assertIn('allowed', self.canary.status()['result'])
+
+    def test_none_is_sent_while_one_is_under_way(self):
+        canary = self.make(1)
+        begun = time.monotonic()
+        canary.check(begun)
+        canary.check(begun + 9)
+        self.assertEqual(1, len(self.tried))
+        event = canary.heard(self.tried[0])
+        canary.check(begun + 9.9)
+        self.assertEqual(1, len(self.tried))
+        canary.confirmed(event.id)
+        canary.check(begun + 9.9)
+        self.assertEqual(2, len(self.tried))
+
+    def test_one_that_is_not_heard_is_told_with_a_short_interval_too(self):
+        for interval in (1, 5, 10):
+            canary = self.make(interval)
+            for now in range(30):
+                canary.check(float(now))
+            self.assert_lost('no audit record')
+            self.assertNotEqual('ok', canary.status()['result'])
+
+    def test_a_broker_that_eats_all_is_told_with_a_short_interval_too(self):
+        for interval in (1, 30, 60):
+            canary = self.make(interval)
+            self.tried.clear()
+            begun = time.monotonic()
+            for seconds in range(300):
+                canary.check(begun + seconds)
+                event = canary.heard(self.tried[-1])
+                if event is not None:
+                    canary.journaled(event.id)
+            self.assert_lost('broker did not confirm')
+            # and well again
+            canary.check(begun + 600)
+            event = canary.heard(self.tried[-1])
+            canary.journaled(event.id)
+            canary.confirmed(event.id)
+            self.assertEqual('ok', canary.status()['result'])
 
     def test_one_that_arrives_late_is_well_after_all(self):
         token = self.canary.begin(time.monotonic())

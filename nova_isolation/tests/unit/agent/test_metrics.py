@@ -152,12 +152,20 @@ class ExporterTest(base.BaseTestCase):
         self.assertIn('denial', helps['nova_isolation_send_seconds'])
 
     def test_what_is_not_known_is_not_there(self):
-        self.canary = {'result': 'none yet', 'arrived': None}
         self.verifier['last'] = None
-        found = self.samples()
-        self.assertEqual(0, found['nova_isolation_canary_ok',])
-        for name in ('canary_last_ok_seconds', 'verifier_last_seconds'):
-            self.assertNotIn((f'nova_isolation_{name}',), found)
+        for result in ('none yet', 'off'):
+            self.canary = {'result': result, 'arrived': None}
+            found = self.samples()
+            for name in (
+                'canary_ok',
+                'canary_last_ok_seconds',
+                'verifier_last_seconds',
+            ):
+                self.assertNotIn((f'nova_isolation_{name}',), found)
+
+    def test_a_canary_that_did_not_arrive(self):
+        self.canary['result'] = 'tried: no audit record of it was read'
+        self.assertEqual(0, self.samples()['nova_isolation_canary_ok',])
 
     def test_nothing_else_is_answered(self):
         self.assertEqual(404, self.ask(path='/../etc/passwd')[0])
