@@ -161,11 +161,15 @@ class Housekeeper:
         return None if self._log is None else self._log.lost() or 0
 
     def _before(self) -> int | None:
-        """Tell what the counter was when an earlier agent ended."""
+        """Tell what the counter was when an earlier agent ended.
+
+        None when there was none.
+        """
         boot, _, counter = (self._journal.state(LOST) or '').partition(' ')
-        if boot != backfill.boot_id() or not counter.isdecimal():
+        if not counter.isdecimal():
             return None
-        return int(counter)
+        # that of another boot began anew since
+        return int(counter) if boot == backfill.boot_id() else 0
 
     def _keep(self) -> None:
         """Note what is announced, for the next agent."""

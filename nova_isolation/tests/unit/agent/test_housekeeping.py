@@ -192,14 +192,31 @@ class KernelTestCase(HousekeepingTestCase):
         self.look(12)
         self.assertEqual(0, self.lost)
 
-    def test_of_another_boot_it_says_nothing(self):
+    def test_after_a_reboot_the_counter_began_with_0(self):
+        self.look(7, times=5)
+        for boot in ('another', 'and one more'):
+            self.make()
+            with mock.patch.object(backfill, 'boot_id', lambda b=boot: b):
+                # before the agent came to look
+                self.look(5)
+                self.assertEqual(5, self.lost)
+                self.look(6, times=5)
+                self.assertEqual(6, self.lost)
+                # and what was told is not told again
+                self.make()
+                self.look(6)
+                self.assertEqual(0, self.lost)
+
+    def test_after_a_reboot_without_any_loss_there_is_none(self):
         self.look(7, times=5)
         self.make()
         with mock.patch.object(backfill, 'boot_id', lambda: 'another'):
-            self.look(12)
+            self.look(0, times=5)
+            self.make()
+            self.look(0)
             self.assertEqual(0, self.lost)
-            self.look(13)
-        self.assertEqual(1, self.lost)
+            self.look(2)
+        self.assertEqual(2, self.lost)
 
     def test_a_damaged_note_is_none(self):
         self.journal.commit(
