@@ -12,6 +12,8 @@
 
 """What the kernel says of SELinux."""
 
+from nova_isolation import exceptions
+
 ENFORCE = '/sys/fs/selinux/enforce'
 
 
@@ -19,9 +21,16 @@ def enforcing() -> bool | None:
     """Tell whether SELinux enforces.
 
     :returns: None when this kernel runs without it
+    :raises HostFault: when the kernel does not tell
     """
     try:
         with open(ENFORCE) as f:
             return f.read().strip() == '1'
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as e:
+        raise exceptions.HostFault(
+            f'whether SELinux enforces is not known: {ENFORCE}: {e.strerror}. '
+            'Let this process read it (policy: security_t; unit: whether it '
+            'hides /sys)'
+        ) from e

@@ -41,6 +41,7 @@ from oslo_log import log
 
 from nova_isolation.audit import attempts
 from nova_isolation.audit import records
+from nova_isolation import exceptions
 from nova_isolation import selinux
 from nova_isolation.violations import model
 
@@ -116,9 +117,13 @@ def attempt(token: str) -> None:
     :param token: the name of the thread that tries it, at most 15 bytes
     :raises Unheard: when it is not denied, or cannot be tried
     """
+    try:
+        deny = _open if selinux.enforcing() is None else _socket
+    except exceptions.HostFault as e:
+        raise Unheard(e.message) from e
     faults: list[str] = []
     thread = threading.Thread(
-        target=_try, args=(token, faults), name='canary', daemon=True
+        target=_try, args=(token, deny, faults), name='canary', daemon=True
     )
     thread.start()
     thread.join(_ATTEMPT)
@@ -128,13 +133,12 @@ def attempt(token: str) -> None:
         raise Unheard(faults[0])
 
 
-def _try(token: str, faults: list[str]) -> None:
-    with_selinux = selinux.enforcing() is not None
+def _try(token: str, deny: Callable[[], str], faults: list[str]) -> None:
     # Confined from here on: nothing may be imported, logged or raised, all of
     # which can open files.
     try:
         _write('comm', token.encode())
-        fault = _socket() if with_selinux else _open()
+        fault = deny()
     except PermissionError:
         return
     except BaseException as e:

@@ -47,7 +47,8 @@ LOG = log.getLogger(__name__)
 # Of how many guests all threads are looked at in one round; of the others the
 # first one.
 _THOROUGH = 20
-# Seconds for which the process of a guest may not be there yet.
+# Seconds for which nothing may be known of a guest: its process may not be
+# there yet.
 _GRACE = 30.0
 # Seconds between a record about a profile and the look at its guest: the
 # kernel writes it before it is done, and of a teardown many at once.
@@ -72,11 +73,13 @@ class Verdict:
     :ivar expected: the label that it should have
     :ivar found: what was found
     :ivar reason: what that means, and what is to be done
+    :ivar sure: False of what may pass: it is told when it has lasted
     """
 
     expected: str
     found: str
     reason: str
+    sure: bool = True
 
 
 # Of a guest of which nothing can be said yet.
@@ -88,7 +91,7 @@ def judge(
     labels: Iterable[str],
     *,
     complain: bool = False,
-    enforcing: bool | None = None,
+    enforcing: bool | str | None = None,
 ) -> Verdict | None:
     """Tell what is wrong with the labels of a guest's process.
 
@@ -96,7 +99,8 @@ def judge(
     :param labels: of its threads, with their modes
     :param complain: ``[isolation] mode = complain``: what is less than that,
         is wrong
-    :param enforcing: whether SELinux does; None on a host without it
+    :param enforcing: whether SELinux does, or why that is not known; None on
+        a host without it
     :returns: None when nothing is wrong
     """
     if enforcing is not None:
@@ -136,8 +140,13 @@ def _reason(profile: str, wrong: list[str]) -> str:
     )
 
 
-def _judge_context(labels: Iterable[str], enforcing: bool) -> Verdict | None:
+def _judge_context(
+    labels: Iterable[str], enforcing: bool | str
+) -> Verdict | None:
     expected = 'a context of svirt_t with two categories, enforcing'
+    if isinstance(enforcing, str):
+        found = 'the mode of SELinux cannot be read'
+        return Verdict(expected, found, enforcing, sure=False)
     if not enforcing:
         return Verdict(
             expected,
@@ -160,14 +169,14 @@ class _Guest:
     """What is known of a guest from round to round.
 
     :ivar id: libvirt's
-    :ivar since: monotonic time at which it was first seen running
     :ivar process: of its QEMU, None as long as it was not found
+    :ivar unsure: monotonic time since when what is found is not sure
     :ivar told: what was found wrong when that was last reported
     """
 
     id: int
-    since: float
     process: processes.Process | None = None
+    unsure: float | None = None
     told: str = ''
 
 
@@ -315,7 +324,7 @@ class Verifier:
             return
         began = time.monotonic()
         running = {u: (name, number) for u, name, number in self._running()}
-        enforcing = selinux.enforcing()
+        enforcing = _enforcing()
         for uuid in set(self._guests) - set(running):
             del self._guests[uuid]
         if only is None:
@@ -340,24 +349,38 @@ class Verifier:
         uuid: str,
         name: str,
         number: int,
-        enforcing: bool | None,
+        enforcing: bool | str | None,
         thorough: bool,
     ) -> None:
         guest = self._guests.get(uuid)
         if guest is None or guest.id != number:
             # another life of it, with another process
-            guest = self._guests[uuid] = _Guest(number, time.monotonic())
-        thorough = thorough or bool(guest.told) or guest.process is None
+            guest = self._guests[uuid] = _Guest(number)
+        # what was found in another thread passes only when that is well
+        thorough = (
+            thorough
+            or guest.unsure is not None
+            or bool(guest.told)
+            or guest.process is None
+        )
         verdict = self._examine(uuid, name, guest, enforcing, thorough)
-        if verdict is not _UNKNOWN:
-            self._tell(uuid, guest, verdict)
+        if verdict is _UNKNOWN:
+            return
+        if verdict is None or verdict.sure:
+            guest.unsure = None
+        else:
+            now = time.monotonic()
+            guest.unsure = now if guest.unsure is None else guest.unsure
+            if now - guest.unsure < _GRACE:
+                return
+        self._tell(uuid, guest, verdict)
 
     def _examine(
         self,
         uuid: str,
         name: str,
         guest: _Guest,
-        enforcing: bool | None,
+        enforcing: bool | str | None,
         thorough: bool,
     ) -> Verdict | None:
         """Tell what is wrong with a guest; _UNKNOWN when that may be nothing.
@@ -366,26 +389,44 @@ class Verifier:
         process with the same number that has the guest's label is no harm.
         """
         if guest.process is not None:
-            labels = _labels(guest.process, thorough)
-            verdict = self._judge(uuid, labels, enforcing)
-            if (labels and verdict is None) or processes.is_same(
-                guest.process
-            ):
+            verdict = self._look_into(uuid, guest.process, enforcing, thorough)
+            if verdict is None or processes.is_same(guest.process):
                 return verdict
         try:
             process = processes.find(self._runtime, name, uuid)
         except exceptions.NotConfined as e:
             # it was there and has ended, which libvirtd may tell later
-            ended = guest.process is not None
-            if ended or time.monotonic() - guest.since < _GRACE:
+            if guest.process is not None:
                 return _UNKNOWN
             return self._not_found(uuid, e.message)
         guest.process = process
-        verdict = self._judge(uuid, _labels(process, thorough), enforcing)
+        verdict = self._look_into(uuid, process, enforcing, thorough)
         return verdict if processes.is_same(process) else _UNKNOWN
 
+    def _look_into(
+        self,
+        uuid: str,
+        process: processes.Process,
+        enforcing: bool | str | None,
+        thorough: bool,
+    ) -> Verdict | None:
+        """Tell what is wrong with a process; _UNKNOWN of one that is gone."""
+        try:
+            labels = _labels(process, thorough)
+        except OSError as e:
+            return Verdict(
+                f'{policy.profile_name(uuid)} (enforce)',
+                'its label cannot be read',
+                _unreadable(process, e),
+                sure=False,
+            )
+        return self._judge(uuid, labels, enforcing) if labels else _UNKNOWN
+
     def _judge(
-        self, uuid: str, labels: Iterable[str], enforcing: bool | None
+        self,
+        uuid: str,
+        labels: Iterable[str],
+        enforcing: bool | str | None,
     ) -> Verdict | None:
         complain = self._mode == 'complain'
         return judge(uuid, labels, complain=complain, enforcing=enforcing)
@@ -397,6 +438,7 @@ class Verifier:
             f'nothing can be said of it: {fault}. libvirt calls it running; '
             'when it is, look whether /proc is hidden from the agent '
             '(hidepid, ProtectProc=), and reboot the server hard',
+            sure=False,
         )
 
     def _tell(self, uuid: str, guest: _Guest, verdict: Verdict | None) -> None:
@@ -447,8 +489,13 @@ class Verifier:
             process = processes.find(self._runtime, names[0], uuid)
         except exceptions.NotConfined as e:
             return {**answer, 'confined': False, 'reason': e.message}
-        labels = kernel.labels(process.pid)
-        verdict = self._judge(uuid, labels.values(), selinux.enforcing())
+        try:
+            labels = kernel.labels(process.pid)
+        except OSError as e:
+            reason = _unreadable(process, e)
+            pid = process.pid
+            return {**answer, 'pid': pid, 'confined': False, 'reason': reason}
+        verdict = self._judge(uuid, labels.values(), _enforcing())
         if not labels or not processes.is_same(process):
             return {**answer, 'reason': 'its process has just ended'}
         return {
@@ -485,3 +532,21 @@ def _labels(process: processes.Process, thorough: bool) -> set[str]:
         return set(kernel.labels(process.pid).values())
     label = kernel.label(process.pid)
     return set() if label is None else {label}
+
+
+def _unreadable(process: processes.Process, error: OSError) -> str:
+    return (
+        f'nothing can be said of it: the label of process {process.pid} '
+        f'cannot be read: {error.strerror}. Where something confines the '
+        'agent, let that allow it (AppArmor: to read /proc/*/attr; SELinux: '
+        'process getattr); look whether /proc is hidden from the agent '
+        '(hidepid, ProtectProc=)'
+    )
+
+
+def _enforcing() -> bool | str | None:
+    """Tell whether SELinux does, or why that is not known."""
+    try:
+        return selinux.enforcing()
+    except exceptions.HostFault as e:
+        return e.message

@@ -166,6 +166,7 @@ def labels(pid: int) -> dict[int, str]:
     :param pid: of the process
     :returns: {thread id: label with its mode}, e.g. ``{4711: 'libvirt-…
         (enforce)'}``; empty when the process is gone
+    :raises OSError: when one may not be read
     """
     found = {}
     tasks = f'/proc/{pid}/task'
@@ -186,6 +187,7 @@ def label(pid: int) -> str | None:
     :param pid: of the process
     :returns: with its mode; '' when no module of this kernel labels
         processes; None when the process is gone
+    :raises OSError: when it may not be read
     """
     return _label(f'/proc/{pid}')
 
@@ -195,6 +197,7 @@ def holders(profile: str) -> list[int]:
 
     :param profile: the profile's name
     :returns: their process ids
+    :raises OSError: when a label may not be read
     """
     found = []
     for entry in os.listdir('/proc'):

@@ -19,6 +19,7 @@ import os
 import threading
 import time
 
+import fixtures
 from oslotest import base
 
 from nova_isolation.agent import canary as agent_canary
@@ -249,3 +250,14 @@ class AttemptTest(base.BaseTestCase):
             agent_canary.Unheard, agent_canary.attempt, 'canary-12345678'
         )
         self.assertIn('without AppArmor', str(error))
+
+    def test_selinux_that_does_not_tell_its_mode_is_named(self):
+        # no file that can be read
+        directory = self.useFixture(fixtures.TempDir()).path
+        self.useFixture(
+            fixtures.MonkeyPatch('nova_isolation.selinux.ENFORCE', directory)
+        )
+        error = self.assertRaises(
+            agent_canary.Unheard, agent_canary.attempt, 'canary-12345678'
+        )
+        self.assertIn(directory, str(error))

@@ -15,8 +15,10 @@
 On a real kernel: nova_isolation.tests.system.test_verifier.
 """
 
+import errno
 import os
 import time
+import types
 from unittest import mock
 
 import ddt
@@ -34,6 +36,7 @@ PROFILE = f'libvirt-{UUID}'
 GOOD = f'{PROFILE} (enforce)'
 COMPLAINING = f'{PROFILE} (complain)'
 CONTEXT = 'system_u:system_r:svirt_tcg_t:s0:c504,c872'
+FORBIDDEN = PermissionError(errno.EACCES, 'Permission denied')
 
 
 @ddt.ddt
@@ -99,6 +102,8 @@ class VerifierTestCase(base.BaseTestCase):
         # {pid: labels of its threads}: this kernel may have none
         self.labels = {}
         self.asked = []
+        # the process of which the first thread alone can be read
+        self.hidden = 0
         self._patch('label', self._label)
         self._patch('labels', self._labels)
         self.useFixture(
@@ -122,11 +127,19 @@ class VerifierTestCase(base.BaseTestCase):
 
     def _label(self, pid):
         self.asked.append((pid, 'first'))
-        return self.labels.get(pid, [None])[0]
+        return next(iter(self._read(pid)), None)
 
     def _labels(self, pid):
         self.asked.append((pid, 'all'))
-        return dict(enumerate(self.labels.get(pid, []), pid))
+        if pid == self.hidden:
+            raise FORBIDDEN
+        return dict(enumerate(self._read(pid), pid))
+
+    def _read(self, pid):
+        labels = self.labels.get(pid, [])
+        if isinstance(labels, OSError):
+            raise labels
+        return labels
 
     def make(self, mode='enforce', interval=3600):
         return agent_verifier.Verifier(
@@ -151,6 +164,19 @@ class VerifierTestCase(base.BaseTestCase):
     def end(self, process):
         process.communicate()
         del self.labels[process.pid]
+
+    def use_clock(self):
+        self.now = 1000.0
+        clock = types.SimpleNamespace(
+            monotonic=lambda: self.now, time=time.time
+        )
+        self.useFixture(
+            fixtures.MonkeyPatch('nova_isolation.agent.verifier.time', clock)
+        )
+
+    def look(self, later=0.0):
+        self.now += later
+        self.verifier.look()
 
     def found(self):
         found = [event.found for event in self.events]
@@ -247,6 +273,52 @@ class RoundsTest(VerifierTestCase):
         self.assertIsNone(event.pid)
         self.assertIn('instance-00000007.pid', event.reason)
 
+    def test_a_label_that_cannot_be_read_hides_no_other_guest(self):
+        self.use_clock()
+        hidden = self.run_guest()
+        other = self.run_guest(OTHER, 8)
+        self.labels[hidden.pid] = FORBIDDEN
+        self.labels[other.pid] = ['unconfined']
+        self.look()
+        self.assertEqual(['unconfined'], self.found())
+        self.assertIsNotNone(self.verifier.status()['last'])
+        for _ in range(5):
+            self.look(later=10)
+        [event] = self.events
+        self.assertEqual(UUID, event.instance.uuid)
+        self.assertEqual(hidden.pid, event.pid)
+        self.assertEqual(GOOD, event.expected)
+        for word in (str(hidden.pid), 'Permission denied', 'ProtectProc='):
+            self.assertIn(word, event.reason)
+        self.assertEqual(2, self.verifier.status()['unconfined'])
+        self.labels[hidden.pid] = [GOOD]
+        self.look()
+        self.assertEqual(1, self.verifier.status()['unconfined'])
+
+    def test_of_another_thread_too(self):
+        self.use_clock()
+        count = agent_verifier._THOROUGH + 1
+        guests = [
+            self.run_guest(f'{number:08x}{UUID[8:]}', number)
+            for number in range(count)
+        ]
+        self.hidden = guests[0].pid
+        for _ in range(12):
+            self.look(later=5)
+        self.assertEqual([self.hidden], [event.pid for event in self.events])
+
+    def test_one_that_can_be_read_in_between_is_no_news(self):
+        self.use_clock()
+        process = self.run_guest()
+        self.look()
+        for _ in range(3):
+            self.labels[process.pid] = FORBIDDEN
+            self.look(later=20)
+            self.look(later=20)
+            self.labels[process.pid] = [GOOD]
+            self.look(later=20)
+        self.assertEqual([], self.events)
+
     def test_libvirtds_own_child_is_not_yet_the_guest(self):
         process = pretender.start(self, '--daemon')
         self.labels[process.pid] = ['libvirtd (enforce)']
@@ -291,6 +363,27 @@ class RoundsTest(VerifierTestCase):
         self.run_guest(labels=[CONTEXT])
         self.verifier.look()
         self.assertEqual(['SELinux is permissive'], self.found())
+
+    def test_a_mode_of_selinux_that_cannot_be_read(self):
+        self.use_clock()
+        self.run_guest(labels=[CONTEXT])
+        os.mkdir(f'{self.runtime}/no-selinux')
+        self.look()
+        self.look(later=29)
+        os.rmdir(f'{self.runtime}/no-selinux')
+        with open(f'{self.runtime}/no-selinux', 'w') as f:
+            f.write('1')
+        self.look(later=1)
+        self.assertEqual([], self.events)
+        os.unlink(f'{self.runtime}/no-selinux')
+        os.mkdir(f'{self.runtime}/no-selinux')
+        self.look()
+        self.look(later=30)
+        [event] = self.events
+        self.assertIn('svirt_t', event.expected)
+        self.assertIn('SELinux', event.found)
+        self.assertIn(f'{self.runtime}/no-selinux', event.reason)
+        self.assertNotIn('libvirt-', event.reason)
 
 
 class ThreadTest(VerifierTestCase):
@@ -409,3 +502,18 @@ class VerifyTest(VerifierTestCase):
         answer = self.verifier.verify(UUID)
         self.assertIs(False, answer['confined'])
         self.assertIn('instance-00000007.pid', answer['reason'])
+
+    def test_one_whose_label_cannot_be_read(self):
+        process = self.run_guest()
+        self.labels[process.pid] = FORBIDDEN
+        answer = self.verifier.verify(UUID)
+        self.assertEqual(process.pid, answer['pid'])
+        self.assertIs(False, answer['confined'])
+        self.assertIn('Permission denied', answer['reason'])
+
+    def test_while_the_mode_of_selinux_cannot_be_read(self):
+        self.run_guest(labels=[CONTEXT])
+        os.mkdir(f'{self.runtime}/no-selinux')
+        answer = self.verifier.verify(UUID)
+        self.assertIs(False, answer['confined'])
+        self.assertIn(f'{self.runtime}/no-selinux', answer['reason'])
