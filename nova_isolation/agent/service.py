@@ -196,6 +196,7 @@ class _Parts:
             mode=options.mode,
             interval=options.verify_interval,
             describe=self._describe,
+            table=lambda: self._domains.table,
         )
         self._sender = agent_sender.Sender(
             self._journal, notifier, self._confirmed

@@ -60,7 +60,7 @@ _THREADS = 500
 
 _OPERATIONS = ('profile_load', 'profile_replace', 'profile_remove')
 # of libvirt's svirt_t and svirt_tcg_t, with the guest's two categories
-_SVIRT = re.compile(r'[^:]+:[^:]+:svirt(_tcg)?_t:s0:c\d+,c\d+')
+_SVIRT = re.compile(r'[^:]+:[^:]+:svirt(?:_tcg)?_t:(s0:c\d+,c\d+)')
 
 # uuid, name and libvirt's id of a running domain
 Running = tuple[str, str, int]
@@ -92,6 +92,8 @@ def judge(
     *,
     complain: bool = False,
     enforcing: bool | str | None = None,
+    level: str = '',
+    shared: bool = False,
 ) -> Verdict | None:
     """Tell what is wrong with the labels of a guest's process.
 
@@ -101,18 +103,29 @@ def judge(
         is wrong
     :param enforcing: whether SELinux does, or why that is not known; None on
         a host without it
+    :param level: of SELinux, that libvirt gave it; '' when it is not known
+    :param shared: whether another running guest has that level, too
     :returns: None when nothing is wrong
     """
+    expected = _expected(uuid, complain, enforcing, level)
     if enforcing is not None:
-        return _judge_context(labels, enforcing)
+        return _judge_context(expected, labels, enforcing, level, shared)
     profile = policy.profile_name(uuid)
-    accepted = {f'{profile} (enforce)'}
-    expected = f'{profile} ({"complain" if complain else "enforce"})'
-    wrong = sorted(set(labels) - accepted - {expected})
+    wrong = sorted(set(labels) - {f'{profile} (enforce)', expected})
     if not wrong:
         return None
     found = ', '.join(label or 'no label' for label in wrong)
     return Verdict(expected, found, _reason(profile, wrong))
+
+
+def _expected(
+    uuid: str, complain: bool, enforcing: bool | str | None, level: str
+) -> str:
+    if enforcing is not None:
+        own = level or 'two categories'
+        return f'a context of svirt_t with {own}, enforcing'
+    mode = 'complain' if complain else 'enforce'
+    return f'{policy.profile_name(uuid)} ({mode})'
 
 
 def _reason(profile: str, wrong: list[str]) -> str:
@@ -141,9 +154,12 @@ def _reason(profile: str, wrong: list[str]) -> str:
 
 
 def _judge_context(
-    labels: Iterable[str], enforcing: bool | str
+    expected: str,
+    labels: Iterable[str],
+    enforcing: bool | str,
+    level: str,
+    shared: bool,
 ) -> Verdict | None:
-    expected = 'a context of svirt_t with two categories, enforcing'
     if isinstance(enforcing, str):
         found = 'the mode of SELinux cannot be read'
         return Verdict(expected, found, enforcing, sure=False)
@@ -153,14 +169,32 @@ def _judge_context(
             'SELinux is permissive',
             'SELinux keeps it from nothing since "setenforce 0": setenforce 1',
         )
-    wrong = sorted({w for w in labels if not _SVIRT.fullmatch(w)})
-    if not wrong:
+    wrong: set[str] = set()
+    foreign: set[str] = set()
+    for label in labels:
+        svirt = _SVIRT.fullmatch(label)
+        if svirt is None:
+            wrong.add(label or 'no label')
+        elif shared or (level and svirt[1] != level):
+            foreign.add(label)
+    if wrong:
+        return Verdict(
+            expected,
+            ', '.join(sorted(wrong)),
+            'its process does not have a context of its own: set '
+            'security_driver = "selinux" in qemu.conf and reboot the server '
+            'hard',
+        )
+    if not foreign:
         return None
+    # libvirt may tell later that it was started anew, with another level
     return Verdict(
         expected,
-        ', '.join(label or 'no label' for label in wrong),
-        'its process does not have a context of its own: set security_driver '
-        '= "selinux" in qemu.conf and reboot the server hard',
+        ', '.join(sorted(foreign)) + (', as another guest' if shared else ''),
+        'its level is not its own: SELinux lets its process have what another '
+        'guest with that level has. Reboot the server hard; when libvirt then '
+        'gives it the same again, remove <seclabel> from its XML',
+        sure=False,
     )
 
 
@@ -193,6 +227,7 @@ class Verifier:
         mode: str,
         interval: float,
         describe: Callable[[str], model.Instance] = model.Instance,
+        table: Callable[[], attribution.Table] = attribution.Table,
     ) -> None:
         """Connect the parts; nothing runs yet.
 
@@ -203,6 +238,7 @@ class Verifier:
         :param mode: ``[isolation] mode``; with ``off`` nothing is looked at
         :param interval: ``[isolation] verify_interval``
         :param describe: names a guest by its uuid, without waiting
+        :param table: tells whose the levels of SELinux are, without waiting
         """
         self._host = host
         self._running = running
@@ -211,6 +247,7 @@ class Verifier:
         self._mode = mode
         self._interval = interval
         self._describe = describe
+        self._table = table
         self._guests: dict[str, _Guest] = {}
         self._turn = 0
         self._looked: float | None = None
@@ -398,7 +435,8 @@ class Verifier:
             # it was there and has ended, which libvirtd may tell later
             if guest.process is not None:
                 return _UNKNOWN
-            return self._not_found(uuid, e.message)
+            expected = self._expected(uuid, enforcing)
+            return self._not_found(expected, e.message)
         guest.process = process
         verdict = self._look_into(uuid, process, enforcing, thorough)
         return verdict if processes.is_same(process) else _UNKNOWN
@@ -415,7 +453,7 @@ class Verifier:
             labels = _labels(process, thorough)
         except OSError as e:
             return Verdict(
-                f'{policy.profile_name(uuid)} (enforce)',
+                self._expected(uuid, enforcing),
                 'its label cannot be read',
                 _unreadable(process, e),
                 sure=False,
@@ -428,12 +466,30 @@ class Verifier:
         labels: Iterable[str],
         enforcing: bool | str | None,
     ) -> Verdict | None:
-        complain = self._mode == 'complain'
-        return judge(uuid, labels, complain=complain, enforcing=enforcing)
+        level, shared = self._level(uuid)
+        return judge(
+            uuid,
+            labels,
+            complain=self._mode == 'complain',
+            enforcing=enforcing,
+            level=level,
+            shared=shared,
+        )
 
-    def _not_found(self, uuid: str, fault: str) -> Verdict:
+    def _expected(self, uuid: str, enforcing: bool | str | None) -> str:
+        level, _ = self._level(uuid)
+        return _expected(uuid, self._mode == 'complain', enforcing, level)
+
+    def _level(self, uuid: str) -> tuple[str, bool]:
+        """Tell a guest's level, or '', and whether another one has it."""
+        table = self._table()
+        guest = table.guest(uuid)
+        level = guest.level if guest else ''
+        return level, level != '' and table.uuid(level) != uuid
+
+    def _not_found(self, expected: str, fault: str) -> Verdict:
         return Verdict(
-            f'{policy.profile_name(uuid)} (enforce)',
+            expected,
             'its process was not found',
             f'nothing can be said of it: {fault}. libvirt calls it running; '
             'when it is, look whether /proc is hidden from the agent '
@@ -466,17 +522,17 @@ class Verifier:
 
         :param uuid: the guest's
         :returns: plain JSON types. ``uuid``; ``running``: whether libvirt
-            says that it runs; ``pid`` of its QEMU or None; ``expected``: the
-            label; ``threads``: {thread id: label}, of 500 at most;
+            says that it runs; ``pid`` of its QEMU or None; ``expected``: what
+            is right; ``threads``: {thread id: label}, of 500 at most;
             ``confined``: whether all is as expected, None of one that does
             not run; ``reason`` why not, or ''
         """
-        expected = f'{policy.profile_name(uuid)} (enforce)'
+        enforcing = _enforcing()
         answer: dict[str, Any] = {
             'uuid': uuid,
             'running': False,
             'pid': None,
-            'expected': expected,
+            'expected': self._expected(uuid, enforcing),
             'threads': {},
             'confined': None,
             'reason': 'no such guest runs on this host',
@@ -495,13 +551,12 @@ class Verifier:
             reason = _unreadable(process, e)
             pid = process.pid
             return {**answer, 'pid': pid, 'confined': False, 'reason': reason}
-        verdict = self._judge(uuid, labels.values(), _enforcing())
+        verdict = self._judge(uuid, labels.values(), enforcing)
         if not labels or not processes.is_same(process):
             return {**answer, 'reason': 'its process has just ended'}
         return {
             **answer,
             'pid': process.pid,
-            'expected': verdict.expected if verdict else expected,
             'threads': {
                 str(thread): labels[thread]
                 for thread in sorted(labels)[:_THREADS]

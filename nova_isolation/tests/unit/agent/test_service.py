@@ -12,12 +12,14 @@
 
 """The agent's parts together, without its process, its kernel and libvirt."""
 
+import dataclasses
 import os
 import tempfile
 import threading
 import time
 from unittest import mock
 
+import fixtures
 from oslo_config import cfg
 import oslo_messaging
 from oslo_messaging import conffixture
@@ -271,6 +273,24 @@ class LifeTestCase(PartsTestCase):
         self.assertIn('metrics_port = 9', logs.output[0])
         self.deny()
         self.wait_for(lambda: len(self.broker.received) == 2)
+
+
+class VerifyTestCase(PartsTestCase):
+    def test_under_selinux_the_level_is_that_of_libvirts_label(self):
+        with open(f'{self.home}/enforce', 'w') as f:
+            f.write('1')
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova_isolation.selinux.ENFORCE', f'{self.home}/enforce'
+            )
+        )
+        parts = self.make()
+        guest = parts._domains.guest
+        parts._domains.table = attribution.Table(
+            [dataclasses.replace(guest, level='s0:c5,c6')]
+        )
+        answer = parts._verifier.verify(UUID1)
+        self.assertIn('s0:c5,c6', answer['expected'])
 
 
 class ProfileTestCase(PartsTestCase):

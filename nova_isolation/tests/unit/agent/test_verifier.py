@@ -27,6 +27,7 @@ from oslotest import base
 
 from nova_isolation.agent import verifier as agent_verifier
 from nova_isolation.apparmor import kernel
+from nova_isolation.audit import attribution
 from nova_isolation.tests import pretender
 from nova_isolation.violations import model
 
@@ -36,6 +37,7 @@ PROFILE = f'libvirt-{UUID}'
 GOOD = f'{PROFILE} (enforce)'
 COMPLAINING = f'{PROFILE} (complain)'
 CONTEXT = 'system_u:system_r:svirt_tcg_t:s0:c504,c872'
+NEIGHBOUR = 'system_u:system_r:svirt_t:s0:c5,c6'
 FORBIDDEN = PermissionError(errno.EACCES, 'Permission denied')
 
 
@@ -92,6 +94,21 @@ class JudgeTest(base.BaseTestCase):
         verdict = self.judge(CONTEXT, context, enforcing=True)
         self.assertIn(context, verdict.found)
 
+    def test_a_level_of_its_own(self):
+        own = {'enforcing': True, 'level': 's0:c504,c872'}
+        self.assertIsNone(self.judge(CONTEXT, CONTEXT, **own))
+        verdict = self.judge(CONTEXT, NEIGHBOUR, **own)
+        self.assertEqual(NEIGHBOUR, verdict.found)
+        self.assertIn('s0:c504,c872', verdict.expected)
+
+    def test_a_level_that_another_guest_has_too(self):
+        own = {'enforcing': True, 'level': 's0:c504,c872', 'shared': True}
+        verdict = self.judge(CONTEXT, **own)
+        self.assertIn(CONTEXT, verdict.found)
+        self.assertIn('another guest', verdict.found)
+        # and one that has ended has none
+        self.assertIsNone(self.judge(**own))
+
 
 class VerifierTestCase(base.BaseTestCase):
     def setUp(self):
@@ -104,6 +121,8 @@ class VerifierTestCase(base.BaseTestCase):
         self.asked = []
         # the process of which the first thread alone can be read
         self.hidden = 0
+        # {uuid: level of SELinux}
+        self.levels = {}
         self._patch('label', self._label)
         self._patch('labels', self._labels)
         self.useFixture(
@@ -150,7 +169,19 @@ class VerifierTestCase(base.BaseTestCase):
             mode=mode,
             interval=interval,
             describe=lambda uuid: model.Instance(uuid, name='vm1'),
+            table=self._table,
         )
+
+    def _table(self):
+        return attribution.Table(
+            attribution.Guest(uuid, name, number, level=self.levels[uuid])
+            for uuid, name, number in self.running
+            if uuid in self.levels
+        )
+
+    def use_selinux(self):
+        with open(f'{self.runtime}/no-selinux', 'w') as f:
+            f.write('1')
 
     def run_guest(self, uuid=UUID, number=7, labels=None):
         name = f'instance-{number:08x}'
@@ -371,8 +402,7 @@ class RoundsTest(VerifierTestCase):
         self.look()
         self.look(later=29)
         os.rmdir(f'{self.runtime}/no-selinux')
-        with open(f'{self.runtime}/no-selinux', 'w') as f:
-            f.write('1')
+        self.use_selinux()
         self.look(later=1)
         self.assertEqual([], self.events)
         os.unlink(f'{self.runtime}/no-selinux')
@@ -384,6 +414,49 @@ class RoundsTest(VerifierTestCase):
         self.assertIn('SELinux', event.found)
         self.assertIn(f'{self.runtime}/no-selinux', event.reason)
         self.assertNotIn('libvirt-', event.reason)
+
+    def test_the_level_of_another_guest(self):
+        self.use_clock()
+        self.use_selinux()
+        self.levels = {UUID: 's0:c504,c872', OTHER: 's0:c5,c6'}
+        self.run_guest(labels=[NEIGHBOUR])
+        self.run_guest(OTHER, 8, labels=[NEIGHBOUR])
+        self.look()
+        # libvirt may tell later that it was started anew
+        self.look(later=29)
+        self.assertEqual([], self.events)
+        self.look(later=1)
+        [event] = self.events
+        self.assertEqual(UUID, event.instance.uuid)
+        self.assertEqual(NEIGHBOUR, event.found)
+        self.assertIn('s0:c504,c872', event.expected)
+
+    def test_one_level_of_two_guests(self):
+        self.use_clock()
+        self.use_selinux()
+        self.levels = {UUID: 's0:c504,c872', OTHER: 's0:c504,c872'}
+        for number, uuid in enumerate(self.levels, 7):
+            self.run_guest(uuid, number, labels=[CONTEXT])
+        self.look()
+        self.look(later=30)
+        self.assertEqual(
+            {UUID, OTHER}, {event.instance.uuid for event in self.events}
+        )
+
+    def test_a_level_that_is_not_known(self):
+        self.use_selinux()
+        self.run_guest(labels=[CONTEXT])
+        self.verifier.look()
+        self.assertEqual([], self.events)
+
+    def test_a_label_that_cannot_be_read_under_selinux(self):
+        self.use_clock()
+        self.use_selinux()
+        process = self.run_guest(labels=[CONTEXT])
+        self.labels[process.pid] = FORBIDDEN
+        self.look()
+        self.look(later=30)
+        self.assertIn('svirt_t', self.events[0].expected)
 
 
 class ThreadTest(VerifierTestCase):
@@ -502,6 +575,21 @@ class VerifyTest(VerifierTestCase):
         answer = self.verifier.verify(UUID)
         self.assertIs(False, answer['confined'])
         self.assertIn('instance-00000007.pid', answer['reason'])
+
+    def test_one_that_is_well_under_selinux(self):
+        self.use_selinux()
+        self.levels = {UUID: 's0:c504,c872'}
+        self.run_guest(labels=[CONTEXT])
+        answer = self.verifier.verify(UUID)
+        self.assertIs(True, answer['confined'])
+        self.assertIn('svirt_t', answer['expected'])
+        self.assertIn('s0:c504,c872', answer['expected'])
+
+    def test_in_complain_mode(self):
+        self.run_guest(labels=[COMPLAINING])
+        answer = self.make(mode='complain').verify(UUID)
+        self.assertIs(True, answer['confined'])
+        self.assertEqual(COMPLAINING, answer['expected'])
 
     def test_one_whose_label_cannot_be_read(self):
         process = self.run_guest()
