@@ -271,22 +271,21 @@ class OpenedTest(ProcessesTestCase):
         # what comes before is as long as its owner likes
         rings = b'SqMask:\t0x7fff\n' + b'  123: opcode:0, fd:0\n' * 10000
         end = time.monotonic() + 60
-        self.useFixture(
-            fixtures.MonkeyPatch('nova_isolation.processes._BUSY', 0.1)
-        )
-        for target, content, expected in (
-            ('anon_inode:[io_uring]', rings + b'UserFiles:\t0\n', False),
-            ('anon_inode:[io_uring]', rings + b'UserFiles:\t1\n', True),
+        ring = 'anon_inode:[io_uring]'
+        for target, content, expected, patience in (
+            (ring, rings + b'UserFiles:\t0\n', False, 60),
+            (ring, rings + b'UserFiles:\t1\n', True, 60),
             # one that is busy
-            ('anon_inode:[io_uring]', b'pos:\t0\n', True),
-            ('anon_inode:[eventfd]', b'pos:\t0\n', False),
-            ('socket:[7]', b'scm_fds: 0\n', False),
-            ('socket:[7]', b'scm_fds: 12\n', True),
+            (ring, b'pos:\t0\n', True, 0.1),
+            ('anon_inode:[eventfd]', b'pos:\t0\n', False, 60),
+            ('socket:[7]', b'scm_fds: 0\n', False, 60),
+            ('socket:[7]', b'scm_fds: 12\n', True, 60),
         ):
             with open(description, 'wb') as f:
                 f.write(content)
             os.symlink(target, link)
-            found = processes._hides(description, link, end)
+            with mock.patch.object(processes, '_BUSY', patience):
+                found = processes._hides(description, link, end)
             self.assertEqual(expected, found, (target, content[-20:]))
             os.unlink(link)
 

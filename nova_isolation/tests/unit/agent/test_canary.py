@@ -17,7 +17,7 @@ On a real kernel: nova_isolation.tests.system.test_canary.
 
 import os
 import threading
-import time
+from unittest import mock
 
 import fixtures
 from oslotest import base
@@ -31,6 +31,12 @@ class CanaryTest(base.BaseTestCase):
         self.tried = []
         self.fault = None
         self.lost = []
+        self.now = 1000.0
+        patcher = mock.patch.object(
+            agent_canary, 'time', mock.Mock(monotonic=lambda: self.now)
+        )
+        patcher.start()
+        self.addCleanup(patcher.stop)
         self.canary = self.make(3600)
 
     def make(self, interval):
@@ -54,7 +60,7 @@ class CanaryTest(base.BaseTestCase):
         return event
 
     def later(self, seconds):
-        self.canary.check(time.monotonic() + seconds)
+        self.canary.check(self.now + seconds)
 
     def assert_lost(self, *words):
         [(reason, since)] = self.lost
@@ -135,7 +141,7 @@ class CanaryTest(base.BaseTestCase):
         self.assertIn('no audit record', self.canary.status()['result'])
 
     def test_one_that_is_not_journaled(self):
-        token = self.canary.begin(time.monotonic())
+        token = self.canary.begin(self.now)
         self.canary.heard(token)
         self.later(9)
         self.assertEqual([], self.lost)
@@ -143,7 +149,7 @@ class CanaryTest(base.BaseTestCase):
         self.assert_lost('not in the journal', 'disk is full')
 
     def test_one_that_is_not_confirmed(self):
-        token = self.canary.begin(time.monotonic())
+        token = self.canary.begin(self.now)
         event = self.canary.heard(token)
         self.canary.journaled(event.id)
         self.canary.journaled('another')
@@ -186,7 +192,7 @@ class CanaryTest(base.BaseTestCase):
 
     def test_none_is_sent_while_one_is_under_way(self):
         canary = self.make(1)
-        begun = time.monotonic()
+        begun = self.now
         canary.check(begun)
         canary.check(begun + 9)
         self.assertEqual(1, len(self.tried))
@@ -209,7 +215,7 @@ class CanaryTest(base.BaseTestCase):
         for interval in (1, 30, 60):
             canary = self.make(interval)
             self.tried.clear()
-            begun = time.monotonic()
+            begun = self.now
             for seconds in range(300):
                 canary.check(begun + seconds)
                 event = canary.heard(self.tried[-1])
@@ -224,7 +230,7 @@ class CanaryTest(base.BaseTestCase):
             self.assertEqual('ok', canary.status()['result'])
 
     def test_one_that_arrives_late_is_well_after_all(self):
-        token = self.canary.begin(time.monotonic())
+        token = self.canary.begin(self.now)
         event = self.canary.heard(token)
         self.canary.journaled(event.id)
         self.later(100)

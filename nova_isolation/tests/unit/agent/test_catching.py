@@ -67,9 +67,8 @@ class CatchingTestCase(base.BaseTestCase):
 
     def test_of_much_only_for_what_can_be_taken(self):
         caught = catching.Catching(map(_line, range(5000)))
-        begun = time.monotonic()
-        caught.join(10)
-        self.assertLess(time.monotonic() - begun, 5)
+        # longer than the reading waits for somebody who takes
+        caught.join(2 * catching._LONGEST)
         self.assertFalse(caught.ended)
         self.assertEqual(catching._WAITING, len(caught.take()))
         self._all(caught)
@@ -79,13 +78,11 @@ class CatchingTestCase(base.BaseTestCase):
         self.addCleanup(go.set)
 
         def reading():
-            go.wait(20)
+            go.wait(60)
             yield _line(1)
 
         caught = catching.Catching(reading())
-        begun = time.monotonic()
         caught.join(0.2)
-        self.assertLess(time.monotonic() - begun, 5)
         self.assertFalse(caught.ended)
 
     def test_a_reading_that_fails_ends(self):

@@ -18,7 +18,6 @@ import os
 import random
 import sqlite3
 import tempfile
-import threading
 import time
 from unittest import mock
 
@@ -424,6 +423,7 @@ class FaultTest(IntakeTestCase):
             mock.patch.object(
                 intake.attempts, 'fingerprint', side_effect=KeyError('a bug')
             ),
+            mock.patch.object(intake, '_PAUSE', 3600),
             self.assertLogs(intake.LOG.logger, 'ERROR') as logs,
         ):
             self.agent.hears(*(self.kernel.denial() for _ in range(50)))
@@ -577,7 +577,9 @@ class EnrichmentTest(IntakeTestCase):
         self._learn()
         denial = self.kernel.denial()
         self.agent.reader.batches = [[each] for each in self._end()]
-        self.agent.hears(denial)
+        # the reader here does not wait
+        with mock.patch.object(intake, '_AFTERTHOUGHT', 60):
+            self.agent.hears(denial)
         self.assertEqual(('/usr/bin/qemu', 'qemu'), self._said()[1])
 
     def test_what_came_late_once_is_waited_for_the_next_time(self):
@@ -858,11 +860,17 @@ class TurnsTest(IntakeTestCase):
 
     def test_nobody_pauses_while_something_waits(self):
         self.agent.reader.batches.append(self._flood())
-        threading.Timer(0.3, self.agent.intake._stopping.set).start()
-        self.agent.intake.start()
-        self.agent.intake.thread.join(30)
-        self.assertEqual([0, 0, 0], self.agent.reader.waits[1:4])
-        self.assertEqual([intake._TICK], self.agent.reader.waits[4:5])
+        take, waits = self.agent.reader.take, self.agent.reader.waits
+
+        def taking(timeout):
+            if len(waits) == 4:
+                self.agent.intake._stopping.set()
+            return take(timeout)
+
+        with mock.patch.object(self.agent.reader, 'take', taking):
+            self.agent.intake.start()
+            self.agent.intake.thread.join(60)
+        self.assertEqual([intake._TICK, 0, 0, 0, intake._TICK], waits)
         self.assertEqual(100, len(self.events()))
 
     def test_what_waits_outlives_the_agent(self):
@@ -1421,7 +1429,9 @@ class PastTest(IntakeTestCase):
         self.agent = self.make(UUID1)
         with (
             mock.patch.object(catching.Catching, 'ended', False),
-            mock.patch.object(intake, '_FIRST', 1),
+            mock.patch.object(
+                catching.Catching, 'join', lambda c, _: c._thread.join(60)
+            ),
         ):
             self.agent.runs()
         self.assertEqual(3, self.agent.ledger.snapshot().counts['in'])

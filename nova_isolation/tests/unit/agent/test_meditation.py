@@ -32,8 +32,14 @@ meditation.install(conf, 'agent', '1.2.3', lambda: {'queue': os.getpid()})
 if os.fork():
     os.wait()
 else:
-    thread = threading.Thread(target=signal.pause, name='reader', daemon=True)
-    thread.start()
+    at = threading.Event()
+
+    def read():
+        at.set()
+        signal.pause()
+
+    threading.Thread(target=read, name='reader', daemon=True).start()
+    at.wait()
     os.kill(os.getpid(), signal.SIGUSR2)
     print(os.getpid(), flush=True)
 """

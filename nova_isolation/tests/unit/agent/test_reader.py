@@ -33,12 +33,16 @@ class _Socket:
         self.overruns = 0
         self.reads = list(reads)
         self.limits = []
+        self.empty = 0
         self.exhausted = threading.Event()
 
     def read_many(self, timeout, limit):
         self.limits.append(limit)
         if not self.reads:
-            self.exhausted.set()
+            self.empty += 1
+            if self.empty > 1:
+                # and what came of the first such reading can be taken
+                self.exhausted.set()
             time.sleep(0.01)
             return []
         found = self.reads.pop(0)
@@ -60,19 +64,30 @@ class _TestCase(base.BaseTestCase):
         self.reader.start(beat)
 
     def _taken(self):
-        """Take all that there is, until nothing comes."""
+        """Take all that there is, until nothing can come."""
         taken = []
-        while batch := self.reader.take(0.1):
+        while True:
+            # in this order
+            ended = (
+                self.socket.exhausted.is_set()
+                or not self.reader.thread.is_alive()
+            )
+            batch = self.reader.take(0.01)
             taken.extend(batch)
-        return taken
+            if ended and not batch:
+                return taken
 
-    def _wait_for(self, count):
-        """Wait until so many wait."""
-        limit = time.monotonic() + 20
-        while len(self.reader) < count and time.monotonic() < limit:
+    def _wait_for(self, count, left):
+        """Wait until the socket has so many batches left, and see who waits.
+
+        One more is in the thread's hands.
+        """
+        limit = time.monotonic() + 30
+        while len(self.socket.reads) > left and time.monotonic() < limit:
             time.sleep(0.01)
         # and a little longer, for more than that
         time.sleep(0.1)
+        self.assertEqual(left, len(self.socket.reads))
         self.assertEqual(count, len(self.reader))
 
 
@@ -106,9 +121,7 @@ class ReaderTestCase(_TestCase):
 
     def test_what_is_too_much_stays_in_the_kernel(self):
         self._start(*([each] for each in _records(*range(50))), waiting=10)
-        self._wait_for(10)
-        # one is in the thread's hands
-        self.assertEqual(39, len(self.socket.reads))
+        self._wait_for(10, left=39)
         # and nothing of it is lost
         self.assertEqual(_records(*range(50)), self._taken())
 
@@ -116,7 +129,7 @@ class ReaderTestCase(_TestCase):
         # 9,000 bytes each
         batch = _records(*[111111111] * 1000, size=1000)
         self._start(*[batch] * 10, waiting=20000)
-        self._wait_for(2000)
+        self._wait_for(2000, left=7)
         self.assertEqual(10000, len(self._taken()))
 
     def test_it_gives_signs_of_life_also_when_nobody_takes(self):
@@ -126,14 +139,16 @@ class ReaderTestCase(_TestCase):
             waiting=10,
             beat=lambda: beats.append(1),
         )
-        self._wait_for(10)
+        self._wait_for(10, left=39)
         beats.clear()
-        time.sleep(1)
-        self.assertGreater(len(beats), 1)
+        limit = time.monotonic() + 30
+        while len(beats) < 2:
+            self.assertLess(time.monotonic(), limit)
+            time.sleep(0.01)
 
     def test_it_stops_while_nobody_takes_and_what_waits_can_be_taken(self):
         self._start(*([each] for each in _records(*range(50))), waiting=10)
-        self._wait_for(10)
+        self._wait_for(10, left=39)
         self.reader.stop(10)
         self.assertFalse(self.reader.thread.is_alive())
         self.assertEqual(_records(*range(11)), self._taken())

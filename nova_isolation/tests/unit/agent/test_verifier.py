@@ -517,13 +517,15 @@ class ThreadTest(VerifierTestCase):
         process = self.run_guest()
         verifier = self.start()
         self.labels[process.pid] = ['unconfined']
-        for number in range(10 * agent_verifier._SINGLY):
-            verifier.on_status(
-                'profile_remove', f'libvirt-{number:08x}{UUID[8:]}'
-            )
-            self.assertLessEqual(
-                len(verifier._urgent), agent_verifier._SINGLY + 1
-            )
+        # before it looks
+        with verifier._condition:
+            for number in range(10 * agent_verifier._SINGLY):
+                verifier.on_status(
+                    'profile_remove', f'libvirt-{number:08x}{UUID[8:]}'
+                )
+                self.assertLessEqual(
+                    len(verifier._urgent), agent_verifier._SINGLY + 1
+                )
         # also the one whose record was not kept
         self.wait(lambda: self.events)
 

@@ -13,6 +13,7 @@
 """The parser's answer is its own; what it cannot do is told apart."""
 
 import os
+from unittest import mock
 
 import fixtures
 from oslotest import base
@@ -36,10 +37,10 @@ class ParserTest(base.BaseTestCase):
             f.write(text)
         return path
 
-    def _program(self, text):
+    def _program(self, text, timeout=60):
         path = self._write('parser', f'#!/bin/sh\n{text}\n')
         os.chmod(path, 0o755)
-        return parser.Parser(path, 1)
+        return parser.Parser(path, timeout)
 
     def test_it_compiles(self):
         compiled = parser.Parser(REAL, 30).compile(self.profile)
@@ -82,10 +83,9 @@ class ParserTest(base.BaseTestCase):
         )
 
     def test_what_is_not_answered_is_not_taken_for_a_no(self):
-        script = 'read -r line; case $line in *path*) exec sleep 60; esac'
-        self.assertRaises(
-            exceptions.ParserHangs, self._program(script).find_dialect
-        )
+        hangs = self._program('exec sleep 60', timeout=1)
+        with mock.patch.object(parser.Parser, 'check'):
+            self.assertRaises(exceptions.ParserHangs, hangs.find_dialect)
         self.assertRaises(
             exceptions.HostFault, self._program('exit 1').find_dialect
         )
@@ -121,7 +121,7 @@ class ParserTest(base.BaseTestCase):
     def test_a_parser_that_hangs_is_given_up(self):
         error = self.assertRaises(
             exceptions.ProfileRejected,
-            self._program('exec sleep 60').compile,
+            self._program('exec sleep 60', timeout=1).compile,
             self.profile,
         )
         self.assertIn('did not end within 1 s', error.message)

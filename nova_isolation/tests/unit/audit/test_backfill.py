@@ -18,7 +18,9 @@ import json
 import os
 import pathlib
 import re
+import signal
 import stat
+import subprocess
 import time
 from unittest import mock
 
@@ -472,14 +474,19 @@ class JournalTestCase(BackfillTestCase):
         self.assertEqual(2, len(found))
 
     def test_one_that_hangs_is_ended(self):
-        program = self.journalctl(
-            f'echo $$ > {self.directory}/pid; exec sleep 60'
-        )
-        reading, found = self.read(program, seconds=1)
+        program = self.journalctl('exec sleep 60')
+        run, started = subprocess.Popen, []
+
+        def start(*args, **kwargs):
+            started.append(run(*args, **kwargs))
+            return started[-1]
+
+        with mock.patch.object(journald.subprocess, 'Popen', start):
+            reading, found = self.read(program, seconds=1)
         self.assertEqual([], found)
         self.assertFalse(reading.complete)
-        pid = int((self.directory / 'pid').read_text())
-        self.assertRaises(ProcessLookupError, os.kill, pid, 0)
+        ended = {process.wait(60) for process in started}
+        self.assertEqual({-signal.SIGKILL}, ended)
 
     def test_one_that_never_ends_is_cut(self):
         reading, found = self.read(

@@ -527,8 +527,8 @@ class BoundedTest(base.BaseTestCase):
     def _assert_refused(self, text, words):
         before = time.process_time()
         error = self.assertRaises(exceptions.InvalidDomain, domain.parse, text)
-        # of the processor: it takes some hundredths of it
-        self.assertLess(time.process_time() - before, 1)
+        # of the processor: it takes some tenths of a second
+        self.assertLess(time.process_time() - before, 10)
         self.assertIn(words, error.message)
 
     def test_ten_thousand_disks(self):

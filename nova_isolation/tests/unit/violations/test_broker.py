@@ -47,6 +47,9 @@ class ErrandsTestCase(base.BaseTestCase):
         self.assertRaises(broker.Late, self.errands.do, self._hang, 0.05)
         # nor what would come after it
         self.assertRaises(broker.Late, self.errands.do, self._hang, 0.05)
+        self.gate.set()
+        # whatever was asked for before has been done then
+        self.errands.do(lambda: None, 30)
         self.assertEqual(1, len(self.begun))
 
     def test_what_still_goes_on_is_not_begun_twice(self):

@@ -160,15 +160,21 @@ class NotifierTestCase(base.BaseTestCase):
         self.assertEqual('plain.warn', target.topic)
 
     def test_a_broker_that_hangs_is_not_waited_for(self):
-        gate = threading.Event()
+        sends, gate = threading.Event(), threading.Event()
         self.addCleanup(gate.set)
-        self.send.side_effect = lambda *a, **k: gate.wait(60)
+
+        def send(*args, **kwargs):
+            sends.set()
+            gate.wait(60)
+
+        self.send.side_effect = send
         sending = self._notifier(patience=0.05)
         for id_ in ('one', 'one', 'two'):
             e = self.assertRaises(
                 exceptions.NotSent, sending.send, _entry(id=id_)
             )
             self.assertIn('alarm', e.message)
+        self.assertTrue(sends.wait(30))
         self.assertEqual(1, self.send.call_count)
 
 

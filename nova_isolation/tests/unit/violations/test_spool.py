@@ -266,9 +266,10 @@ class LimitTestCase(SpoolTestCase):
     def test_a_full_spool_costs_next_to_nothing(self):
         spool = self._spool(1)
         self._put(0, spool)
-        self.assertRaises(exceptions.SpoolFull, self._put, 9, spool)
-        with mock.patch.object(os, 'listdir', autospec=True) as listdir:
+        with mock.patch.object(spool_module, '_FULL', 3600):
             self.assertRaises(exceptions.SpoolFull, self._put, 9, spool)
+            with mock.patch.object(os, 'listdir', autospec=True) as listdir:
+                self.assertRaises(exceptions.SpoolFull, self._put, 9, spool)
         listdir.assert_not_called()
 
 
