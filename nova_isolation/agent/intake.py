@@ -158,6 +158,8 @@ class History(Protocol):
         since_millis: int,
         is_wanted: Callable[[int, int], bool],
         missing: Sequence[range] = (),
+        *,
+        rebooted: bool = False,
     ) -> backfill.Reading:
         """Read what was recorded since a time."""
 
@@ -249,7 +251,8 @@ class Intake:
         self._over: dict[int, int] = {}
         # the number after the last one that an earlier agent heard
         self._next: int | None = None
-        # of the boot before, what the agent of then had handled
+        # Of the boot before, what the agent of then had handled; until what
+        # it had not was looked for.
         self._before: tuple[int, serials.Serials] | None = None
         # denials of this turn, or that an earlier one has left; those of them
         # that are to be events; events that are not in the journal yet
@@ -783,6 +786,8 @@ class Intake:
                     for serial, part in self._parts.items()
                 ],
                 'lost': self._ledger.pending(),
+                'before': self._before
+                and [self._before[0], self._before[1].state()],
             }
         )
 
@@ -888,6 +893,10 @@ class Intake:
                 if serial not in self._taken
             } | {serial: part.count for serial, part in self._parts.items()}
             self._over = dict(self._torn)
+            if state['before'] is not None:
+                seen, kept = state['before']
+                before = serials.Serials.restored(kept, str(kept['boot']))
+                self._before = int(seen), before
         else:
             before = serials.Serials.restored(state['serials'], boot)
             before.found(taken, time.monotonic())
@@ -895,7 +904,7 @@ class Intake:
             self._ledger.lost(
                 'agent', before.expired(time.monotonic()), _CAUSES['agent']
             )
-        return boot == self._boot and self._serials.highest is not None
+        return self._before is None and self._serials.highest is not None
 
     def _catch_up(self, stage: str, now: float, *, certain: bool) -> None:
         """Begin to look elsewhere for what was not heard."""
@@ -905,10 +914,11 @@ class Intake:
         try:
             self._catching = catching.Catching(
                 self._history.read(
-                    self._seen,
+                    self._before[0] if self._before else self._seen,
                     # before the agent was there for the first time
                     lambda millis, serial: millis >= since,
                     self._sought(),
+                    rebooted=self._before is not None,
                 )
             )
         except (OSError, RuntimeError) as e:
@@ -1009,6 +1019,7 @@ class Intake:
 
     def _caught_up(self, reading: backfill.Reading, now: float) -> None:
         self._moved = True
+        self._before = None
         self._torn.clear()
         self._over.clear()
         self._serials.found(reading.found, now)

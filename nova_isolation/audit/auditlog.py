@@ -12,18 +12,29 @@
 
 """The file of auditd, and the ones it was rotated to, as a source.
 
-Its lines carry neither boot nor order across reboots: what is of this boot is
-told by the time of the boot. A clock that was stepped forward since makes
-early records of this boot look like ones of an earlier boot; they are given as
-such, not dropped.
+Its lines do not say of which boot they are, and their time does not tell it:
+when this boot began moves whenever the clock is set. But auditd writes a line
+at each of its own starts, and the kernel's numbers, which only grow within a
+boot, fall where a start followed a reboot. The last such place is where this
+boot begins, whatever the clock says.
+
+They do not fall when an earlier boot had fewer events than this one had when
+auditd started. Then the clock has to tell: a start is the beginning, too, when
+it is not before this boot, and the record before it is. And it tells line by
+line where no beginning is found, because auditd could not write that it
+started. Both are wrong only when the clock was set as well.
 """
 
-from collections.abc import Iterator
+import collections
+from collections.abc import Iterable, Iterator
+import dataclasses
 import errno
 import gzip
+import itertools
 import os
 import re
 import stat
+import sys
 from typing import BinaryIO, NamedTuple
 import zlib
 
@@ -59,19 +70,95 @@ _INTERRUPTED = re.compile(
     + lines.HEAD
     + rb'DAEMON_(?:START|END|ABORT|ERR) msg=audit\((\d{1,11})\.'
 )
+_START = b'type=DAEMON_START '
+_STARTED = re.compile(
+    lines.HEAD + rb'DAEMON_START msg=audit\((\d{1,11})\.(\d{3}):'
+)
+# Records after a start among which there is a new event: the end of a system
+# call that took long has a number from before it.
+_FIRST = 32
+# Starts that are remembered of a compressed file, the last ones.
+_RUNS = 4096
 
 
-class _Part(NamedTuple):
+@dataclasses.dataclass
+class _Part:
     """A file that is to be read.
 
     :ivar file: open
     :ivar start: where to begin, in bytes
     :ivar rotated: nobody writes to it any more
+    :ivar boot: where this boot begins in it, in bytes: 0 when all of it is of
+        this boot; None when only the clock can tell
     """
 
     file: BinaryIO
     start: int
     rotated: bool
+    boot: int | None = None
+
+
+class _Run(NamedTuple):
+    """What auditd wrote between two of its starts, or a part of that.
+
+    :ivar start: the place of the start that it begins with, and its time;
+        None when it begins in the middle
+    :ivar first: the highest of the first numbers; None when it has none
+    :ivar last: the highest of the last numbers, and the time of the last one
+    """
+
+    start: tuple[int, int] | None
+    first: int | None
+    last: tuple[int, int] | None
+
+
+class _Beginning:
+    """Looks for where this boot begins, from the end backwards.
+
+    :ivar found: whether it was found
+    :ivar place: the file, counted from the newest, and the offset in it: of
+        the start that it is, or of one before which nothing is known yet
+    """
+
+    def __init__(self, booted: int) -> None:
+        """Begin at the end.
+
+        :param booted: when this boot began by today's clock, in milliseconds
+        """
+        self.found = False
+        self.place: tuple[int, int] | None = None
+        self._booted = booted
+        self._started = 0
+        self._first: int | None = None
+
+    def look(self, runs: Iterable[_Run], file: int) -> None:
+        """Look at what comes before all that was looked at.
+
+        :param runs: the newest first
+        :param file: in which they are
+        """
+        for run in runs:
+            if self.found:
+                return
+            if run.last is not None:
+                if self.place is not None:
+                    self.found = self._is_boot(*run.last)
+                    if self.found:
+                        return
+                    self.place = None
+                self._first = run.first
+            if run.start is not None:
+                self.place = file, run.start[0]
+                self._started = run.start[1]
+
+    def _is_boot(self, number: int, millis: int) -> bool:
+        """Tell of the start at hand whether it followed a reboot.
+
+        :param number: the highest one before it
+        :param millis: the time of the last record before it
+        """
+        fell = self._first is not None and self._first < number
+        return fell or millis < self._booted <= self._started
 
 
 class AuditLog:
@@ -87,8 +174,9 @@ class AuditLog:
         self.interrupted = False
         self._path = path
         self._seen: set[tuple[int, int]] = set()
-        self._oldest: int | None = None
+        self._reaches = False
         self._damaged = False
+        self._boot = _Beginning(0)
 
     def blocks(self, window: lines.Window) -> Iterator[lines.Block]:
         """Read them, oldest first.
@@ -97,8 +185,10 @@ class AuditLog:
         :returns: all that is wanted, and more
         :raises Unavailable: when there is none that can be read
         """
+        self._boot = _Beginning(window.booted)
         for attempt in range(_PASSES):
             parts = self._plan(window, again=attempt > 0)
+            self._divide(parts, again=attempt > 0)
             try:
                 while parts:
                     part = parts.pop()
@@ -111,12 +201,19 @@ class AuditLog:
                 break
         else:
             self._damaged = True
-        self.covers = (
-            self._oldest is not None
-            and self._oldest <= window.since
-            and not self._damaged
-            and not window.cut
-        )
+        self.covers = self._reaches and not self._damaged and not window.cut
+
+    def _divide(self, parts: list[_Part], again: bool) -> None:
+        """Note in each file, newest first, where this boot begins."""
+        if self._boot.place is None:
+            return
+        file, offset = self._boot.place
+        for number, part in enumerate(parts):
+            if again or number < file:
+                # written since
+                part.boot = 0
+            else:
+                part.boot = offset if number == file else sys.maxsize
 
     def _rotated(self) -> bool:
         """Tell whether there is a file by now that was not read."""
@@ -178,7 +275,9 @@ class AuditLog:
                 continue
             self._seen.add(key)
             try:
-                start, reached = self._start(file, found.st_size, window)
+                start, reached = self._start(
+                    file, found.st_size, len(parts), window
+                )
             except (OSError, EOFError, zlib.error) as e:
                 LOG.warning('%s cannot be read: %s', name, e)
                 self._damaged = True
@@ -204,7 +303,7 @@ class AuditLog:
         return parts
 
     def _start(
-        self, file: BinaryIO, size: int, window: lines.Window
+        self, file: BinaryIO, size: int, number: int, window: lines.Window
     ) -> tuple[int, bool]:
         """Find where in a file to begin.
 
@@ -213,14 +312,29 @@ class AuditLog:
 
         :returns: the offset; and whether all that is wanted comes after it
         """
-        if not isinstance(file, gzip.GzipFile):
-            while size > _CHUNK:
-                size -= _CHUNK
-                probe = os.pread(file.fileno(), _PROBE, size)
-                if self._before(probe, window):
-                    return size, True
-        file.seek(0)
-        return 0, self._before(b'\n' + file.read(_PROBE), window)
+        boot = self._boot
+        if isinstance(file, gzip.GzipFile):
+            if not boot.found:
+                boot.look(_runs_of(file, window), number)
+            file.seek(0)
+            return 0, self._before(b'\n' + file.read(_PROBE), window)
+        end = size
+        while end > max(0, size - window.room):
+            at = max(0, end - _CHUNK)
+            body = os.pread(
+                file.fileno(), _PROBE if boot.found else end - at, at
+            )
+            if at == 0:
+                body = b'\n' + body
+            if not boot.found:
+                boot.look(_runs(body, at if at else -1), number)
+            if self._before(body[:_PROBE], window) or not window.spend(0):
+                return at, True
+            if at == 0:
+                break
+            # the line that is cut here belongs to what comes before it
+            end = at + body.find(b'\n', 0, -1) + 1
+        return 0, False
 
     def _before(self, probe: bytes, window: lines.Window) -> bool:
         """Tell whether all that is wanted comes after a place in a file."""
@@ -228,9 +342,10 @@ class AuditLog:
         if match is None:
             return False
         millis = int(match[1]) * 1000 + int(match[2])
-        if self._oldest is None or millis < self._oldest:
-            self._oldest = millis
-        return window.before(millis, int(match[3]))
+        beyond = self._boot.found
+        if millis <= window.since or (beyond and not window.rebooted):
+            self._reaches = True
+        return window.before(millis, int(match[3]), not beyond)
 
     def _read(
         self, part: _Part, window: lines.Window
@@ -240,15 +355,24 @@ class AuditLog:
         # what a start in the middle cuts is no line
         partial = part.start > 0
         carry = b''
+        at, boot, booted = part.start, part.boot or 0, window.booted
         try:
-            while chunk := part.file.read(_CHUNK):
+            while chunk := part.file.read(
+                min(_CHUNK, boot - at) if at < boot else _CHUNK
+            ):
+                if part.boot is not None:
+                    # all of it is of this boot, or nothing, whatever its time
+                    booted = sys.maxsize if at < boot else 0
+                at += len(chunk)
                 more = window.spend(len(chunk))
                 end = chunk.rfind(b'\n') + 1
                 if end:
                     begin = chunk.find(b'\n') if partial else 0
                     partial = False
                     yield self._block(
-                        b''.join((b'\n', carry, chunk[begin:end])), window
+                        b''.join((b'\n', carry, chunk[begin:end])),
+                        window,
+                        booted,
                     )
                     carry = chunk[end : end + lines.LONGEST]
                 elif not partial:
@@ -261,10 +385,15 @@ class AuditLog:
         # Without its newline the last line is being written: whoever listens
         # hears it. In a file that is complete nothing follows.
         if carry and part.rotated and not partial:
-            yield self._block(b'\n' + carry, window)
+            yield self._block(b'\n' + carry, window, booted)
 
-    def _block(self, body: bytes, window: lines.Window) -> lines.Block:
-        """Look for what is ours in lines, each after a newline."""
+    def _block(
+        self, body: bytes, window: lines.Window, booted: int
+    ) -> lines.Block:
+        """Look for what is ours in lines, each after a newline.
+
+        :param booted: milliseconds; what is earlier is not of this boot
+        """
         found = []
         for line in lines.lines_of(body):
             match = _LINE.match(line)
@@ -274,23 +403,88 @@ class AuditLog:
             found.append(
                 lines.Line(
                     source=self.name,
-                    boot=window.boot if millis >= window.booted else None,
+                    boot=window.boot if millis >= booted else None,
                     millis=millis,
                     serial=int(match[3]),
                     data=line[: lines.LONGEST].lstrip(b'\0'),
                 )
             )
-        booted = window.booted // 1000
         serials = [
             int(serial)
             for seconds, _, serial in _LINES.findall(body)
-            if int(seconds) >= booted
+            if int(seconds) >= booted // 1000
         ]
-        since = max(window.since, window.booted) // 1000
+        since = booted if window.rebooted else max(window.since, booted)
         self.interrupted = self.interrupted or any(
-            int(match[1]) >= since for match in _INTERRUPTED.finditer(body)
+            int(match[1]) >= since // 1000
+            for match in _INTERRUPTED.finditer(body)
         )
         return lines.Block(found, serials)
+
+
+def _runs(body: bytes, at: int) -> Iterator[_Run]:
+    """Divide lines where auditd started.
+
+    :param body: lines, each after a newline
+    :param at: the place of it
+    :returns: the runs, the newest first
+    """
+    end = begin = len(body)
+    while (begin := body.rfind(_START, 0, begin)) >= 0:
+        # a line counts that begins with it, not one that has it elsewhere
+        begin = body.rfind(b'\n', 0, begin) + 1
+        match = _STARTED.match(body, begin) if begin else None
+        if match is not None:
+            millis = int(match[1]) * 1000 + int(match[2])
+            yield _run(body, begin, end, (at + begin, millis))
+            end = begin
+        elif not begin:
+            break
+    yield _run(body, 0, end, None)
+
+
+def _run(
+    body: bytes, begin: int, end: int, start: tuple[int, int] | None
+) -> _Run:
+    """Read the first and the last numbers of a part of lines."""
+    first = [
+        int(match[3])
+        for match in itertools.islice(
+            _LINES.finditer(body, begin, end), _FIRST
+        )
+    ]
+    if not first:
+        return _Run(start, None, None)
+    last = [
+        (int(match[3]), int(match[1]) * 1000 + int(match[2]))
+        for match in (
+            *_LINES.finditer(body, max(begin, end - lines.LONGEST), end),
+        )
+        or _LINES.finditer(body, begin, end)
+    ]
+    return _Run(start, max(first), (max(last)[0], last[-1][1]))
+
+
+def _runs_of(file: BinaryIO, window: lines.Window) -> Iterator[_Run]:
+    """Divide a compressed file, which is only read forward.
+
+    :returns: the runs, the newest first
+    """
+    runs: collections.deque[_Run] = collections.deque(maxlen=_RUNS)
+    body, at = b'\n', -1
+    try:
+        while window.spend(0) and (chunk := file.read(_CHUNK)):
+            body += chunk
+            end = body.rfind(b'\n')
+            runs.extend(reversed((*_runs(body[: end + 1], at),)))
+            # what is written next is after a newline, too
+            end = max(end, len(body) - lines.LONGEST)
+            body, at = body[end:], at + end
+    except (OSError, EOFError, zlib.error):
+        # who reads it says so
+        pass
+    runs.extend(reversed((*_runs(body, at),)))
+    return reversed(runs)
 
 
 def _open(name: str) -> BinaryIO:

@@ -68,6 +68,8 @@ class Backfill:
         since_millis: int,
         is_wanted: Callable[[int, int], bool],
         missing: Iterable[range] = (),
+        *,
+        rebooted: bool = False,
         limit: int = _GIGABYTE,
         seconds: float = 30.0,
     ) -> 'Reading':
@@ -81,11 +83,13 @@ class Backfill:
         :param is_wanted: ``(milliseconds, serial number) -> bool``, asked of
             records of this boot: :meth:`.serials.Serials.is_new`. It must not
             change while this reads, because an event may have several records.
-            Of other boots all since the time are given
+            What is of other boots is given only after a reboot
         :param missing: numbers of this boot, 32 bits, that were not heard
             (:attr:`.serials.Serials.missing`). They are the proof: with them
             the reading is complete when it found each of them; without them
             it relies on what the sources say of themselves
+        :param rebooted: whether that time is in an earlier boot: all that was
+            recorded since is given, of that boot and the ones after it
         :param limit: bytes to read at most; the oldest are left out
         :param seconds: for all of it
         :returns: the :class:`Reading`, to be iterated over once
@@ -108,6 +112,7 @@ class Backfill:
             lowest=next(iter(wanted)).start if wanted else None,
             room=limit,
             deadline=time.monotonic() + seconds,
+            rebooted=rebooted,
         )
         return Reading(sources, window, is_wanted, wanted)
 
@@ -195,7 +200,10 @@ class Reading:
     def _wants(self, line: lines.Line) -> bool:
         """Tell whether to give a line."""
         if line.boot != self._window.boot:
-            return line.millis >= self._window.since - lines.SLACK
+            return (
+                self._window.rebooted
+                and line.millis >= self._window.since - lines.SLACK
+            )
         # a source before had the event, and perhaps more of it
         return line.serial not in self._found and self._is_wanted(
             line.millis, line.serial
@@ -213,7 +221,7 @@ class Reading:
             return False
         if not self._proof:
             return source.covers and not source.interrupted
-        return self._covered or self._window.since >= self._window.booted
+        return self._covered or not self._window.rebooted
 
 
 def boot_id() -> str:

@@ -97,6 +97,7 @@ class Window:
     :ivar room: bytes that may be read yet
     :ivar deadline: end of the time for it, of :func:`time.monotonic`
     :ivar cut: whether reading ended for want of room or time
+    :ivar rebooted: whether :attr:`since` is in an earlier boot
     """
 
     since: int
@@ -106,6 +107,7 @@ class Window:
     room: int
     deadline: float
     cut: bool = False
+    rebooted: bool = False
 
     def spend(self, size: int) -> bool:
         """Account for what was read.
@@ -118,13 +120,26 @@ class Window:
             self.cut = True
         return not self.cut
 
-    def before(self, millis: int, serial: int) -> bool:
+    def before(self, millis: int, serial: int, this_boot: bool) -> bool:
         """Tell whether all that is wanted comes after a record.
 
-        The number counts within a boot, because it knows of no clock.
+        Of another boot the time says it, or that nothing of it is wanted. Of
+        this one all is wanted after a reboot; else the number counts, too,
+        because it knows of no clock, and a time from before the boot is none.
+
+        :param millis: the kernel's time of it
+        :param serial: the kernel's number of it
+        :param this_boot: False when it is known to be of another boot
+        :returns: False also when that cannot be told
         """
-        return millis < self.since - SLACK and (
-            self.lowest is None or millis < self.booted or serial < self.lowest
+        early = millis < self.since - SLACK
+        if not this_boot:
+            return early or not self.rebooted
+        return (
+            early
+            and not self.rebooted
+            and millis >= self.booted
+            and (self.lowest is None or serial < self.lowest)
         )
 
 

@@ -171,6 +171,12 @@ class Kernel:
             f'permissive=0'
         )
 
+    def starts_auditd(self):
+        """Let auditd write that it has started."""
+        self.keep(
+            (None, b'audit(%.3f:4263): op=start' % self.time), 'DAEMON_START'
+        )
+
     def keep(self, made, name='AVC'):
         with open(self.log, 'ab') as f:
             f.write(b'type=%b msg=%b\n' % (name.encode(), made[1]))
@@ -1618,6 +1624,98 @@ class PastTest(IntakeTestCase):
         self._restart()
         (event,) = self.events(LOST)
         self.assertEqual(('agent', 3), (event['stage'], event['count']))
+
+    def _boots(self, at, serial=0):
+        """Let the kernel begin anew, auditd too."""
+        self._set_clock(at)
+        self.kernel.time, self.kernel.serial = at + 5, serial
+        self.kernel.starts_auditd()
+
+    def _set_clock(self, booted, by=0):
+        """Let the host say that it has booted at another time."""
+        self.kernel.time += by
+        patcher = mock.patch.object(backfill, 'boot_time', lambda: booted)
+        self.addCleanup(patcher.stop)
+        patcher.start()
+
+    def _assert_told_once(self, *paths, lost=0):
+        self.agent.waits_until(lambda: len(self.events()) >= len(paths))
+        self.agent.waits_until(lambda: self.agent.now > 1060)
+        self.agent.hears(after=WINDOW)
+        self.assertEqual(paths, tuple(self.paths()))
+        self.assertEqual(lost, len(self.events(LOST)))
+        self.assertEqual(0, self.agent.ledger.snapshot().counts['folded'])
+
+    def _misses_one(self):
+        """Let the socket miss a denial that the file has."""
+        self.kernel.denial('/missed', keep=True)
+        self.agent.hears(self.kernel.denial('/next', keep=True))
+
+    def test_forward_what_was_handled_before_is_not_told_again(self):
+        self.kernel.denial('/old', keep=True)
+        self._boots(10**9)
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self._set_clock(10**9 + 60, by=60)
+        self._misses_one()
+        self._assert_told_once('/a', '/next', '/missed')
+
+    def test_forward_what_was_not_heard_before_is_told_once(self):
+        self.kernel.denial('/old', keep=True)
+        self._boots(10**9)
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self._set_clock(10**9 + 3600, by=3600)
+        self._restart()
+        self.agent.hears(self.kernel.denial('/c', keep=True), after=1)
+        self._misses_one()
+        self._assert_told_once('/a', '/b', '/c', '/next', '/missed')
+
+    def test_forward_after_a_boot_with_a_slow_clock(self):
+        self._of_another_boot()
+        self.kernel.time, self.kernel.serial = 10**9, 900
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        # numbers and times that the boot before had, too
+        self._boots(10**9 - 3600)
+        self.kernel.denial('/c', keep=True)
+        self._set_clock(10**9 + 30, by=3630)
+        self.kernel.denial('/d', keep=True)
+        self._restart()
+        # that auditd did not run all the time is announced
+        self._assert_told_once('/a', '/b', '/c', '/d', lost=1)
+
+    def _was_ahead(self):
+        """Boot; the clock of the boot before was half an hour ahead."""
+        self._of_another_boot()
+        self.kernel.time, self.kernel.serial = 10**9 + 1800, 5000
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self._boots(10**9)
+        self.kernel.denial('/c', keep=True)
+
+    def test_back_since_the_boot_before(self):
+        self._was_ahead()
+        self._restart()
+        self.agent.hears(self.kernel.denial('/d', keep=True), after=1)
+        self.assertEqual(2, self.agent.intake._serials.highest)
+        self._misses_one()
+        self._assert_told_once(
+            '/a', '/b', '/c', '/d', '/next', '/missed', lost=1
+        )
+
+    def test_back_when_the_agent_is_killed_while_it_reads(self):
+        self._was_ahead()
+        self.agent = self.make(UUID1, UUID2)
+        with (
+            mock.patch.object(catching.Catching, 'take', return_value=[]),
+            mock.patch.object(catching.Catching, 'ended', False),
+            mock.patch.object(intake, '_FIRST', 0),
+        ):
+            self.agent.runs([self.kernel.denial('/d', keep=True)])
+        self.assertEqual(['/a', '/d'], self.paths())
+        self._restart()
+        self._misses_one()
+        self._assert_told_once('/a', '/d', '/b', '/c', '/next', '/missed')
 
     @ddt.data(
         'no JSON',

@@ -57,6 +57,11 @@ def other(serial, seconds=100.0, kind='SYSCALL'):
     ).encode()
 
 
+def started(seconds):
+    """Make the line that auditd writes when it starts."""
+    return other(4263, seconds, 'DAEMON_START')
+
+
 def millis(seconds):
     return round((BOOTED + seconds) * 1000)
 
@@ -176,7 +181,7 @@ class LinesTestCase(BackfillTestCase):
 class BootsTestCase(BackfillTestCase):
     def test_what_is_of_an_earlier_boot_is_wanted_by_its_time(self):
         self.write(avc(900, -5000), avc(901, -1000), avc(1, 3))
-        _, found = self.reading(-1001, wanted=lambda *_: True)
+        _, found = self.reading(-1001, rebooted=True)
         self.assertEqual(
             [(901, None), (1, backfill.boot_id())],
             [(line.serial, line.boot) for line in found],
@@ -184,9 +189,195 @@ class BootsTestCase(BackfillTestCase):
 
     def test_its_numbers_are_not_those_of_this_one(self):
         self.write(avc(901, -1000), avc(1, 3))
-        reading, found = self.reading(-1001, wanted=lambda *_: False)
+        reading, found = self.reading(
+            -1001, wanted=lambda *_: False, rebooted=True
+        )
         self.assertEqual([901], [line.serial for line in found])
         self.assertEqual((range(1, 2),), reading.found)
+
+    def test_it_is_not_wanted_when_the_time_is_in_this_one(self):
+        self.write(avc(901, -10), started(1), avc(1, 3))
+        self.assertEqual([1], self.serials(3))
+
+
+class ClockTestCase(BackfillTestCase):
+    """What is of this boot, when its clock was set."""
+
+    def boots(self, *args, **more):
+        """Read; tell what was found, and whether it is of this boot."""
+        reading, found = self.reading(*args, **more)
+        this = backfill.boot_id()
+        return (
+            [(line.serial, line.boot == this) for line in found],
+            [number for each in reading.found for number in each],
+        )
+
+    def test_forward_what_was_handled_before_is_not_given_again(self):
+        self.write(other(900, -900), started(-58), avc(2, -50), other(3, 20))
+        self.assertEqual(
+            ([], [2, 3]), self.boots(20, wanted=lambda _, serial: serial > 3)
+        )
+
+    def test_forward_what_was_not_heard_before_is_found(self):
+        self.write(
+            other(900, -9000),
+            started(-3595),
+            other(2, -3590),
+            avc(3, -3580),
+            other(4, 30),
+        )
+        self.assertEqual(
+            ([(3, True)], [2, 3, 4]),
+            self.boots(
+                -3590,
+                wanted=lambda _, serial: serial > 2,
+                missing=[range(3, 5)],
+            ),
+        )
+
+    def test_forward_after_a_boot_with_a_slow_clock(self):
+        self.write(
+            avc(1, -110),
+            avc(900, -100),
+            started(-3595),
+            avc(1, -3590),
+            avc(2, 5),
+        )
+        self.assertEqual(
+            ([(1, False), (900, False), (1, True), (2, True)], [1, 2]),
+            self.boots(-100, rebooted=True),
+        )
+
+    def test_back_since_the_boot_before(self):
+        self.write(
+            avc(1, 1000),
+            avc(5000, 1700),
+            started(5),
+            other(1, 10),
+            avc(2, 15),
+            other(4, 20),
+        )
+        self.assertEqual(
+            ([(2, True)], [1, 2, 4]), self.boots(20, missing=[range(2, 3)])
+        )
+        self.assertTrue(self.reading(20)[0].complete)
+        # what nobody has handled of the one before is wanted all the same
+        self.assertEqual(
+            ([(5000, False), (2, True)], [1, 2, 4]),
+            self.boots(1700, rebooted=True),
+        )
+
+    def test_an_auditd_that_was_started_again_is_no_boot(self):
+        self.write(
+            other(900, -9000),
+            started(-3595),
+            avc(2, -3590),
+            started(-3585),
+            # the end of a system call that took long
+            other(1, -3580),
+            avc(3, -3580),
+            other(4, 20),
+            started(30),
+            avc(5, 30),
+        )
+        self.assertEqual([1, 2, 3, 4, 5], self.boots(30)[1])
+
+    def test_a_boot_with_fewer_events_is_told_by_the_clock(self):
+        self.write(
+            avc(5000, -9000),
+            started(-800),
+            avc(2, -800),
+            started(5),
+            avc(40, 6),
+        )
+        self.assertEqual(
+            ([(2, False), (40, True)], [40]), self.boots(-850, rebooted=True)
+        )
+
+    def test_where_no_start_is_to_be_found_the_clock_tells_it(self):
+        self.write(avc(2, -800), avc(40, 6))
+        self.assertEqual(
+            ([(2, False), (40, True)], [40]), self.boots(-850, rebooted=True)
+        )
+
+    def test_a_file_that_begins_with_a_start(self):
+        self.write(started(-3595), avc(2, -3590), avc(3, 5))
+        self.assertEqual([2, 3], self.boots(5)[1])
+
+    def test_a_start_at_the_end_of_a_file(self):
+        self.write(avc(900, -100), started(-3595), name='audit.log.1', age=9)
+        self.write(avc(1, -3590), avc(2, 5))
+        self.assertEqual(
+            ([(900, False), (1, True), (2, True)], [1, 2]),
+            self.boots(-100, rebooted=True),
+        )
+
+    def test_a_start_at_the_beginning_of_a_file(self):
+        self.write(avc(900, 100), name='audit.log.1', age=9)
+        self.write(started(2), avc(1, 3))
+        self.assertEqual(
+            ([(900, False), (1, True)], [1]), self.boots(100, rebooted=True)
+        )
+
+    def test_a_start_in_a_compressed_file(self):
+        filling = b''.join(other(i, 3, 'X' * 64) for i in range(800, 860))
+        parts = (filling, started(-3595), avc(1, -3590), avc(2, -3590))
+        self.write(
+            gzip.compress(b''.join(parts)), name='audit.log.1.gz', age=9
+        )
+        self.write(avc(3, 5))
+        # also when it is cut where it is read in pieces
+        for size in (200, 4000, 4001, 4002, 4100, 4200):
+            with mock.patch.object(auditlog, '_CHUNK', size):
+                self.assertEqual([1, 2, 3], self.boots(5)[1], size)
+
+    def test_a_start_that_is_cut_where_it_is_read_in_pieces(self):
+        rest = b''.join(other(i, 5, 'X' * 64) for i in range(2, 30))
+        self.write(avc(900, 100), started(2), avc(1, 3), rest)
+        for back in range(len(started(2) + avc(1, 3)) + 2):
+            with mock.patch.object(auditlog, '_CHUNK', len(rest) + back):
+                self.assertEqual([*range(1, 30)], self.boots(5)[1], back)
+
+    def test_a_name_that_looks_like_one_is_none(self):
+        for name in (started(4)[:-1], b'type=DAEMON_START '):
+            self.write(
+                avc(900, 100),
+                started(2),
+                other(1, 3)[:-1] + b' name="' + name + b'"\n',
+                avc(2, 5),
+            )
+            self.assertEqual([1, 2], self.boots(5)[1])
+
+    def test_of_a_host_that_writes_its_name(self):
+        parts = (avc(900, 100), started(2), avc(1, 3))
+        self.write(*(b'node=host.example.org ' + each for each in parts))
+        self.assertEqual([1], self.boots(5)[1])
+
+    def test_forward_what_was_missed_long_before_is_found(self):
+        # and nothing tells how far back but the numbers
+        filling = b'x' * 3_900
+        with self.path.open('wb') as file:
+            file.write(other(9000, -9000))
+            file.write(started(-4000))
+            for i in range(1, 4000):
+                seconds = -4000 + i if i < 3500 else 3600
+                line = other(i, seconds)[:-1] + filling + b'\n'
+                file.write(avc(i, seconds) if i == 20 else line)
+        reading, found = self.reading(3600, missing=[range(20, 21)])
+        self.assertEqual([20], [line.serial for line in found])
+        self.assertTrue(reading.complete)
+
+    def test_back_the_end_of_the_boot_before_is_found_behind_much(self):
+        filling = b'x' * 3_900
+        with self.path.open('wb') as file:
+            file.write(other(8999, 1600) + avc(9000, 1700))
+            file.write(started(1))
+            for i in range(1, 2500):
+                file.write(other(i, i / 10)[:-1] + filling + b'\n')
+        self.assertEqual(
+            ([(9000, False)], [*range(1, 2500)]),
+            self.boots(1650, rebooted=True),
+        )
 
 
 class FilesTestCase(BackfillTestCase):
@@ -219,7 +410,7 @@ class FilesTestCase(BackfillTestCase):
         hour = 3600
         self.write(avc(1, -9 * hour), name='audit.log.3', age=9 * hour)
         self.write(avc(2, -8 * hour), name='audit.log.2', age=hour)
-        self.write(avc(3, 10), name='audit.log.1', age=60)
+        self.write(started(5), avc(3, 10), name='audit.log.1', age=60)
         self.write(avc(4, 60))
         opened = []
         with mock.patch.object(
@@ -373,9 +564,9 @@ class CompleteTestCase(BackfillTestCase):
 
     def test_of_an_earlier_boot_the_file_has_to_go_back(self):
         self.write(avc(800, -90), other(1, 1), avc(2, 2))
-        missing = [range(1, 3)]
-        self.assertTrue(self.reading(-80, missing=missing)[0].complete)
-        self.assertFalse(self.reading(-95, missing=missing)[0].complete)
+        more = {'missing': [range(1, 3)], 'rebooted': True}
+        self.assertTrue(self.reading(-80, **more)[0].complete)
+        self.assertFalse(self.reading(-95, **more)[0].complete)
 
     def test_without_any_source_nothing_is(self):
         reading, found = self.reading()
@@ -463,7 +654,9 @@ class JournalTestCase(BackfillTestCase):
         self.assertIn(f'--since=@{BOOTED + 50 - 300}', calls)
 
     def test_what_it_kept_of_the_kernels_log(self):
-        reading, found = self.read(self.with_entries(), missing=[range(7, 10)])
+        reading, found = self.read(
+            self.with_entries(), missing=[range(7, 10)], rebooted=True
+        )
         self.assertEqual(
             ('journald (audit)', 'journald (kernel)'), reading.sources
         )
