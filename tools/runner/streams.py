@@ -68,7 +68,7 @@ class Program:
     run: str
     argv: tuple[str, ...]
     environ: dict[str, str] = dataclasses.field(default_factory=dict)
-    limit: float = 1200
+    limit: float = 3600
 
 
 @dataclasses.dataclass(frozen=True)

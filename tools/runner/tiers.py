@@ -145,7 +145,7 @@ def _stestr(
         environ={
             'OS_STDOUT_CAPTURE': '1',
             'OS_STDERR_CAPTURE': '1',
-            'OS_TEST_TIMEOUT': '160',
+            'OS_TEST_TIMEOUT': '600',
             **(environ or {}),
         },
     )

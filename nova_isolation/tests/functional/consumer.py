@@ -68,7 +68,7 @@ class Consumer(fixtures.Fixture):
             self.received.append(notification)
             self._changed.notify_all()
 
-    def wait_for(self, condition, timeout=30):
+    def wait_for(self, condition, timeout=120):
         """Wait until what has arrived satisfies something.
 
         :param condition: called with ``received``
@@ -80,7 +80,7 @@ class Consumer(fixtures.Fixture):
                 lambda: condition(self.received), timeout
             )
 
-    def wait(self, count, timeout=30):
+    def wait(self, count, timeout=120):
         """Wait until so many notifications have arrived.
 
         :param count: how many in all

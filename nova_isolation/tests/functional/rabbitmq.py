@@ -20,6 +20,7 @@ and port mapper, and runs as whoever runs the tests.
 import contextlib
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -33,9 +34,13 @@ import fixtures
 _SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server'
 _CONTROL = '/usr/lib/rabbitmq/bin/rabbitmqctl'
 # Seconds; some four on a machine with nothing else to do.
-_START = 90
-_STOP = 30
-_CONTROLLED = 60
+_START = 120
+_STOP = 120
+_CONTROLLED = 120
+# Below those that the kernel gives to who asks for any.
+_PORTS = range(20000, 32000)
+# While this process lives, no other one takes the same ports.
+_CLAIMS: list[socket.socket] = []
 
 
 class RabbitMQ(fixtures.Fixture):
@@ -183,14 +188,23 @@ class RabbitMQ(fixtures.Fixture):
 
 
 def free_ports(count):
-    """Find ports of loopback that nobody listens to.
+    """Find ports of loopback that nobody listens to, nor will.
 
     :param count: how many
     :returns: a list of them
     """
-    with contextlib.ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_server(('127.0.0.1', 0)))
-            for _ in range(count)
-        ]
-        return [s.getsockname()[1] for s in sockets]
+    found: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        # an abstract name can be taken once, as a port, and leaves nothing
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f'\0nova-isolation-test-port-{port}')
+            socket.create_server(('127.0.0.1', port)).close()
+        except OSError:
+            claim.close()
+            continue
+        _CLAIMS.append(claim)
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f'no ports are free of {_PORTS}')

@@ -16,10 +16,12 @@ Run as a program: the first argument is the descriptor of a socket that stands
 for the kernel's, the others are the agent's own. A packet is the record's
 type, a space, and its text, as in the samples; one of the type 0 says that the
 kernel had to drop records here. Of the kernel that runs the test nothing is
-read: its records have numbers, too.
+read: its records have numbers, too. PATIENCE in the environment is how many
+seconds a denial waits for libvirt.
 """
 
 import functools
+import os
 import socket
 import sys
 import time
@@ -59,7 +61,10 @@ if __name__ == '__main__':
     source = FedSocket(int(sys.argv[1]))
     # imported by the agent, after what it switches off first
     backfill = sys.modules['nova_isolation.audit.backfill']
+    intake = sys.modules['nova_isolation.agent.intake']
     netlink = sys.modules['nova_isolation.audit.netlink']
+    patience = float(os.environ.get('PATIENCE', intake._PATIENCE))
+    setattr(intake, '_PATIENCE', patience)  # noqa: B010
     setattr(netlink.AuditSocket, 'open', lambda megabytes: source)  # noqa: B010
     setattr(  # noqa: B010
         netlink, 'status', lambda: netlink.AuditStatus(1, 0, 0, 0, 0, 0)

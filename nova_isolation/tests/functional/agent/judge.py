@@ -56,7 +56,8 @@ def judge(
         only the consumer can know
     :param garbage: how many records cannot be understood
     :param may_lose: the stages at which something may be lost
-    :param ordered: whether first events must come in the order of the kernel
+    :param ordered: whether first events of a guest must come in the order of
+        the kernel, those that may wait for libvirt and the others
     :returns: the :class:`Verdict`
     """
     verdict = Verdict()
@@ -163,7 +164,9 @@ def _judge_violations(verdict, fed, violations, ordered):
                 complain(f'{id_} and {firsts[serial]} are the same denial')
             if repeats['count'] != 1:
                 complain(f'{id_} begins with {repeats}')
-            queue = who[0], priority
+            # what is said of a target without an owner may wait for libvirt
+            owned = payload['target']['owner'] is not None
+            queue = who[0], priority, owned
             if ordered and serial < last.get(queue, 0):
                 complain(f'{id_} ({serial}) comes after {last[queue]}')
             last[queue] = serial

@@ -88,7 +88,7 @@ class Kernel:
         )
         # as much as anybody may have: some hundred records
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**24)
-        self.socket.settimeout(30)
+        self.socket.settimeout(120)
         self.log = log
         self.serial = 100
         self.fed = {}
@@ -167,7 +167,7 @@ class Kernel:
         except BlockingIOError:
             self._full = True
         finally:
-            self.socket.settimeout(30)
+            self.socket.settimeout(120)
 
     def overrun(self):
         """Tell the agent that records were dropped before what follows."""
@@ -289,7 +289,7 @@ class Rig(fixtures.Fixture):
     def start(self, *, wait=True, prefix=()):
         """Start the agent.
 
-        :param wait: until it hears the kernel
+        :param wait: until it hears the kernel and knows the guests
         :param prefix: of its command
         """
         before = self.said('Reporting denials')
@@ -322,6 +322,8 @@ class Rig(fixtures.Fixture):
             self.wait_until(
                 lambda: self.said('Reporting denials') > before, 'it starts'
             )
+            if 'libvirt_uri' not in self.options:
+                self.wait_until(self.knows_guests, 'it knows the guests')
         return self.agent
 
     def stop(self):
@@ -333,7 +335,7 @@ class Rig(fixtures.Fixture):
             return None
         self.agent.terminate()
         try:
-            return self.agent.wait(30)
+            return self.agent.wait(120)
         finally:
             self.kill()
 
@@ -351,6 +353,7 @@ class Rig(fixtures.Fixture):
     @property
     def worker(self):
         """The worker's process id."""
+        self.wait_until(lambda: len(self.workers()) == 1, 'one worker')
         (pid,) = self.workers()
         return pid
 
@@ -366,6 +369,16 @@ class Rig(fixtures.Fixture):
         )
         return self.worker
 
+    @contextlib.contextmanager
+    def halted_worker(self):
+        """Stop the worker where it is; what comes meanwhile is one batch."""
+        pid = self.worker
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def workers(self):
         """List the workers' process ids: one, or none for a moment."""
         found = []
@@ -375,13 +388,21 @@ class Rig(fixtures.Fixture):
                 found += (task / 'children').read_text().split()
         return [int(pid) for pid in found]
 
+    def knows_guests(self):
+        """Tell whether libvirt has told the agent of all guests."""
+        with contextlib.suppress(sqlite3.Error):
+            (count,) = self.query(
+                'SELECT count(*) FROM state WHERE key GLOB ?', 'guest:*'
+            )
+            return count >= self._guests
+
     def said(self, text):
         """Count how often the agent's log has a text."""
         if not self.log.exists():
             return 0
         return self.log.read_text(errors='replace').count(text)
 
-    def wait_until(self, condition, what, timeout=30):
+    def wait_until(self, condition, what, timeout=120):
         """Wait until something is so; the log is shown when it is not."""
         deadline = time.monotonic() + timeout
         while not condition():
@@ -398,7 +419,7 @@ class Rig(fixtures.Fixture):
         """Make a client of the agent's."""
         conf = cfg.ConfigOpts()
         conf(['--config-file', str(self.conf_file)], project='nova')
-        return rpcapi.AgentAPI(rpcapi.connect(conf), timeout=10)
+        return rpcapi.AgentAPI(rpcapi.connect(conf), timeout=60)
 
     @property
     def libvirt_uri(self):
@@ -462,7 +483,7 @@ class Rig(fixtures.Fixture):
         )
 
     def account(
-        self, consuming, *, may_lose=(), kept=True, ordered=False, timeout=60
+        self, consuming, *, may_lose=(), kept=True, ordered=False, timeout=120
     ):
         """Wait until every denial is accounted for, and hold it to that.
 

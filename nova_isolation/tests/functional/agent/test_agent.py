@@ -54,7 +54,7 @@ class AgentTestCase(base.BaseTestCase):
     def violations(consuming):
         return [r[3] for r in consuming.received if r[2] == VIOLATION]
 
-    def wait_for(self, consuming, count, timeout=30):
+    def wait_for(self, consuming, count, timeout=120):
         """Wait for violations."""
         self.assertTrue(
             consuming.wait_for(
@@ -72,7 +72,7 @@ class AgentTestCase(base.BaseTestCase):
         worker = host.worker
         begun = time.monotonic()
         self.assertEqual(0, host.stop())
-        self.assertLess(time.monotonic() - begun, 8)
+        self.assertLess(time.monotonic() - begun, 25)
         self.assertFalse(os.path.exists(f'/proc/{worker}'))
         self.assertNotIn('Traceback', host.log.read_text())
 
@@ -172,8 +172,7 @@ class MainJobTest(AgentTestCase):
             consuming.wait_for(
                 lambda received: [
                     r for r in received if r[3] == event.payload()
-                ],
-                10,
+                ]
             )
         )
         host.wait_until(lambda: not list(left.entries()), 'it left the spool')
@@ -182,8 +181,9 @@ class MainJobTest(AgentTestCase):
         host = self.rig(repeat_window=2)
         consuming = host.consume()
         host.start()
-        for _ in range(50):
-            self.kernel.deny('/etc/shadow', UUID1)
+        with host.halted_worker():
+            for _ in range(50):
+                self.kernel.deny('/etc/shadow', UUID1)
         first, repeats = self.wait_for(consuming, 2)
         self.assertEqual(1, first['repeats']['count'])
         self.assertEqual(49, repeats['repeats']['count'])
@@ -191,7 +191,7 @@ class MainJobTest(AgentTestCase):
         self.assertNotEqual(first['id'], repeats['id'])
 
     def test_a_flood_of_names_does_not_hide_another_guests_first(self):
-        host = self.rig(repeat_window=3, kinds_per_guest=10)
+        host = self.rig(repeat_window=3600, kinds_per_guest=10)
         consuming = host.consume()
         host.start()
         for n in range(3000):
@@ -206,6 +206,15 @@ class MainJobTest(AgentTestCase):
             'cross_instance', [v['classification']['category'] for v in found]
         )
         # at the end of the window: what was folded
+        host.wait_until(
+            lambda: (
+                host.position()['serials']['highest'] == self.kernel.serial
+                and all(e.sent for e in host.entries())
+            ),
+            'all is folded, and what was sent is marked',
+        )
+        # the next worker ends all windows
+        host.kill_worker()
         found = self.wait_for(consuming, 14)
         (folded,) = (v for v in found if v['repeats']['of'] is not None)
         self.assertEqual(3000 - 11, folded['repeats']['count'])
@@ -223,9 +232,11 @@ class MainJobTest(AgentTestCase):
         self.wait_for(consuming, 1)
         api = host.api()
         self.addCleanup(api.close)
-        status = api.status('cmp1')
-        self.assertEqual(1, status['counts']['out'])
-        self.assertEqual(2, status['guests'])
+        # it is counted after it is sent
+        host.wait_until(
+            lambda: api.status('cmp1')['counts']['out'] == 1, 'it is counted'
+        )
+        self.assertEqual(2, api.status('cmp1')['guests'])
         found = api.violations('cmp1', instance=UUID1)
         self.assertEqual(
             ['/etc/shadow'],
@@ -275,7 +286,7 @@ class LibvirtTest(AgentTestCase):
         begun = time.monotonic()
         self.kernel.deny('/etc/shadow', UUID1)
         (payload,) = self.wait_for(consuming, 1)
-        self.assertLess(time.monotonic() - begun, 5)
+        self.assertLess(time.monotonic() - begun, 25)
         self.assertEqual(UUID1, payload['instance']['uuid'])
         self.assertEqual('', payload['instance']['name'])
 
@@ -288,7 +299,7 @@ class LibvirtTest(AgentTestCase):
         for n in range(1, 21):
             self.kernel.deny('/etc/shadow', rig.uuid_of(n))
         self.wait_for(consuming, 20)
-        self.assertLess(time.monotonic() - begun, 5)
+        self.assertLess(time.monotonic() - begun, 25)
         self.assert_stops(host)
 
     def test_who_it_was_is_known_when_libvirt_is_away_after_a_restart(self):

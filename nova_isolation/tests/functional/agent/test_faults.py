@@ -81,7 +81,7 @@ class Flood:
 
     def __exit__(self, *exc):
         self._stopping.set()
-        self._thread.join(60)
+        self._thread.join(150)
         if self._thread.is_alive():
             raise TimeoutError('the flood does not end')
 
@@ -236,7 +236,7 @@ class Cutter(fixtures.Fixture):
         super().__init__()
         self._port = port
         self._armed = ''
-        self._done = threading.Event()
+        self._changed = threading.Condition()
         self.cuts = 0
 
     def _setUp(self):
@@ -259,10 +259,11 @@ class Cutter(fixtures.Fixture):
         self._cut('confirmations')
 
     def _cut(self, where):
-        self._done.clear()
-        self._armed = where
-        if not self._done.wait(30):
-            raise TimeoutError(f'nothing was sent to cut {where}')
+        with self._changed:
+            before = self.cuts
+            self._armed = where
+            if not self._changed.wait_for(lambda: self.cuts > before, 120):
+                raise TimeoutError(f'nothing was sent to cut {where}')
 
     def _accept(self):
         while True:
@@ -280,27 +281,35 @@ class Cutter(fixtures.Fixture):
                 ).start()
 
     def _pass(self, source, sink, what):
+        hit = False
         try:
             while data := source.recv(65536):
-                # heartbeats and handshakes are smaller than a message
-                hit = self._armed == what and (
-                    what == 'confirmations' or len(data) > 500
-                )
-                if hit:
-                    self._armed = ''
+                if hit := self._is_hit(what, data):
                     if what == 'requests':
                         sink.sendall(data[: len(data) // 2])
-                    self.cuts += 1
                     break
                 sink.sendall(data)
         except OSError:
-            hit = False
+            pass
         for end in (source, sink):
             try:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        self._done.set()
+        if hit:
+            with self._changed:
+                self.cuts += 1
+                self._changed.notify_all()
+
+    def _is_hit(self, what, data):
+        with self._changed:
+            # heartbeats and handshakes are smaller than a message
+            hit = self._armed == what and (
+                what == 'confirmations' or len(data) > 500
+            )
+            if hit:
+                self._armed = ''
+            return hit
 
 
 class KillTest(FaultsTestCase):
@@ -331,7 +340,7 @@ class KillTest(FaultsTestCase):
         twice = 0
         for host, consumer in zip(hosts, consuming, strict=True):
             try:
-                twice += host.account(consumer, timeout=90).twice
+                twice += host.account(consumer).twice
             except AssertionError as e:
                 raise AssertionError(f'SEED={seed}\n{e}') from e
         print(f'{twice} events came more than once')
@@ -427,7 +436,7 @@ class JournalTest(FaultsTestCase):
             'the memory is full',
         )
         self.limit(host, limit)
-        found = host.account(consuming, may_lose=('journal',), timeout=120)
+        found = host.account(consuming, may_lose=('journal',))
         self.assertGreater(found.told, 1900)
         self.assertGreater(found.lost['journal'], 900)
 
@@ -695,7 +704,7 @@ class SourcesTest(FaultsTestCase):
         host = self.rig()
         consuming = host.consume()
         with open('/proc/uptime') as f:
-            self.kernel.step = -float(f.read().split()[0]) - 60
+            self.kernel.step = -float(f.read().split()[0]) - 600
         self.kernel.serial = 10**6
         host.start()
         self.more()
@@ -766,7 +775,8 @@ class SourcesTest(FaultsTestCase):
         host.account(consuming)
 
     def test_what_waits_for_libvirtd_is_not_counted_anew_after_a_kill(self):
-        host = self.rig(repeat_window=5)
+        self.useFixture(fixtures.EnvironmentVariable('PATIENCE', '10'))
+        host = self.rig(repeat_window=10)
         self.hang_libvirt(host)
         consuming = host.consume()
         host.start()

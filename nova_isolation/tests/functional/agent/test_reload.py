@@ -39,8 +39,9 @@ class ReloadTest(test_agent.AgentTestCase):
         host.configure(repeat_window=1)
         self.reload(host)
         self.assertNotEqual(worker, host.worker)
-        self.kernel.deny(DISK, UUID1)
-        self.kernel.deny(DISK, UUID1)
+        with host.halted_worker():
+            self.kernel.deny(DISK, UUID1)
+            self.kernel.deny(DISK, UUID1)
         first, repeats = self.wait_for(consuming, 2)
         self.assertEqual(first['id'], repeats['repeats']['of'])
         self.assert_stops(host)
@@ -76,16 +77,15 @@ class ReloadTest(test_agent.AgentTestCase):
         host.start()
         host.configure(repeat_window='soon', verify_interval=1)
         self.reload(host)
-        host.wait_until(
-            lambda: host.said('is not read anew'), 'it is said', 10
-        )
+        host.wait_until(lambda: host.said('is not read anew'), 'it is said')
         self.assertIn('repeat_window', host.log.read_text())
         self.kernel.deny(DISK, UUID1)
         self.wait_for(consuming, 1)
         host.configure(repeat_window=1, verify_interval=10)
         self.reload(host)
-        self.kernel.deny('/srv/1', UUID1)
-        self.kernel.deny('/srv/1', UUID1)
+        with host.halted_worker():
+            self.kernel.deny('/srv/1', UUID1)
+            self.kernel.deny('/srv/1', UUID1)
         *_, first, repeats = self.wait_for(consuming, 3)
         self.assertEqual(first['id'], repeats['repeats']['of'])
         self.assert_stops(host)

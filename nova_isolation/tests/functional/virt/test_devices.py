@@ -16,6 +16,7 @@ import json
 import os
 import time
 import types
+from unittest import mock
 
 import fixtures
 from nova.tests.fixtures import libvirt as fakelibvirt
@@ -686,9 +687,12 @@ class KeptTest(DevicesTestCase):
         self.assert_found('reported only')
 
     def test_nova_does_not_overtake_who_withdraws_the_right(self):
-        self.driver._isolation.turns.patience = 0.1
+        turns = self.driver._isolation.turns
         self.recording.kept = ()
-        with self.driver._isolation.turns.take(self.uuid):
+        with (
+            mock.patch.object(turns, 'patience', 0.1),
+            turns.take(self.uuid),
+        ):
             self.detach_volume_and_wait()
         self.assertEqual([], self.seen)
         self.assertEqual(1, len(self.volumes()))
@@ -736,8 +740,11 @@ class AtOnceTest(DevicesTestCase):
         self.assertEqual(([], []), self.granted())
 
     def test_a_plug_waits_for_its_turn_and_not_for_ever(self):
-        self.driver._isolation.turns.patience = 0.1
-        with self.driver._isolation.turns.take(self.uuid):
+        turns = self.driver._isolation.turns
+        with (
+            mock.patch.object(turns, 'patience', 0.1),
+            turns.take(self.uuid),
+        ):
             self.recording.forget()
             self.attach_volume_and_wait()
             self.assertEqual([], self.verbs(self.server))
