@@ -803,7 +803,8 @@ class Intake:
         self._ledger.lost(
             'journal',
             _violations(over),
-            f'too many events waited: {self._unwritable}',
+            f'more than {_WAITING} events waited while the journal could not '
+            f'be written: {self._unwritable}',
         )
 
     # ---- what was not heard ------------------------------------------------
