@@ -26,6 +26,7 @@ import unittest
 
 from nova_isolation.agent import canary as agent_canary
 from nova_isolation.audit import netlink
+from nova_isolation.tests.system.attacks import audit
 
 FILE = (
     pathlib.Path(__file__).parents[3]
@@ -67,11 +68,17 @@ class CanaryTest(unittest.TestCase):
 
     def records(self):
         """Read what the kernel has recorded of canaries."""
+        # the kernel's own thread hands them out, in their order
+        end = f'canary-test-{time.monotonic_ns()}'
+        audit.say(end)
         found = []
-        while (record := self.source.read(0.3)) is not None:
+        while True:
+            record = self.source.read(20)
+            self.assertIsNotNone(record, 'the end does not come')
+            if end.encode() in record[1]:
+                return found
             if f'profile="{agent_canary.PROFILE}"'.encode() in record[1]:
                 found.append(record[1])
-        return found
 
     def assert_lost(self, *words):
         self.assertEqual(1, len(self.lost), self.lost)

@@ -93,7 +93,11 @@ class HotPlugTest(base.PairTestCase):
         before = len(self.denied(other))
         answer = cloud.open_console(self.uuid, other)
         self.assertNotIn('"return"', answer)
-        self.assertGreater(len(self.denied(other)), before, answer)
+        lablib.wait_for(
+            f'the denial of {answer}',
+            lambda: len(self.denied(other)) > before,
+            30,
+        )
 
     def denied(self, path):
         return [

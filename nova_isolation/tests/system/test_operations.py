@@ -79,13 +79,14 @@ class OperationsTest(base.PairTestCase):
         self.assertNotIn('/dev/pts/{', cloud.profile(self.second))
         answer = cloud.open_console(self.second, pty)
         self.assertNotIn('"return"', answer)
-        self.assertTrue(
-            [
+        lablib.wait_for(
+            f'the denial of {answer}',
+            lambda: [
                 d
                 for d in cloud.denials()
                 if self.second in d and f'"{pty}"' in d
             ],
-            answer,
+            30,
         )
 
     def test_a_stock_profile_left_by_libvirt_is_replaced(self):

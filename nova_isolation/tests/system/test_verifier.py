@@ -143,7 +143,7 @@ class VerifierTest(unittest.TestCase):
         self.started()
         with following.followed(self.verifier):
             parse('R')
-            self.assert_noticed('unconfined', 'was removed', limit=3)
+            self.assert_noticed('unconfined', 'was removed', limit=60)
 
     def test_one_that_runs_under_another_label(self):
         parse('r', 'profile other-profile { file, signal, unix, }\n')

@@ -172,11 +172,15 @@ class AttributionTest(ViolationsTestCase):
         denial = event['denial']
         self.assertTrue(denial['comm'].startswith('qemu-'), denial)
         self.assertEqual(cloud.qemu_pids(self.first), [denial['pid']])
-        (record,) = [
-            record
-            for record in cloud.denials()
-            if f':{denial["serial"]})' in record
-        ]
+        (record,) = lablib.wait_for(
+            'the record',
+            lambda: [
+                record
+                for record in cloud.denials()
+                if f':{denial["serial"]})' in record
+            ],
+            30,
+        )
         self.assertIn(f'name="{path}"', record)
         # in the log of the host, too
         log = cloud.node(f'grep {event["id"]} {LOG}')
@@ -247,9 +251,7 @@ class AttributionTest(ViolationsTestCase):
 
         before = back()
         cloud.node('lab-service restart libvirtd')
-        lablib.wait_for(
-            'the agent is connected', lambda: back() > before, SOON
-        )
+        lablib.wait_for('the agent is connected', lambda: back() > before, 30)
 
     def test_a_profile_that_is_too_tight(self):
         guest, neighbour = self.first, self.second

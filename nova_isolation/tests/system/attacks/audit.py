@@ -32,7 +32,7 @@ _STATUS = struct.Struct('=11I')
 def _exchange(kind: int, content: bytes) -> bytes:
     """Send a message to the kernel and read what it answers."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9) as sock:
-        sock.settimeout(2)
+        sock.settimeout(20)
         length = _HEADER.size + len(content)
         # NLM_F_REQUEST, and NLM_F_ACK where nothing else is answered
         flags = 1 if kind == _GET else 5
@@ -79,7 +79,21 @@ def lines() -> list[str]:
         return f.read().splitlines()
 
 
-def wait_for(text: str, seconds: float = 5, kind: int = MARK) -> bool:
+def was_denied(pid: int) -> bool:
+    """Tell whether a process was denied something since the last mark.
+
+    :param pid: of the process
+    :returns: whether the log has it
+    """
+    for line in reversed(lines()):
+        if line.startswith(f'type={MARK} '):
+            break
+        if 'apparmor="DENIED"' in line and f' pid={pid} ' in line:
+            return True
+    return False
+
+
+def wait_for(text: str, seconds: float = 20, kind: int = MARK) -> bool:
     """Wait until the log has a text.
 
     :param text: part of a record

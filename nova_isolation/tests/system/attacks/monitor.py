@@ -24,6 +24,7 @@ from nova_isolation.tests.system.attacks.attempt import Action
 from nova_isolation.tests.system.attacks.attempt import Attempt
 from nova_isolation.tests.system.attacks.attempt import Why
 from nova_isolation.tests.system.attacks.attempt import World
+from nova_isolation.tests.system.attacks import audit
 from nova_isolation.tests.system.attacks import peers
 from nova_isolation.tests.system.attacks import virsh
 
@@ -36,7 +37,10 @@ _NODE = f'{actions.PLACE}/monitor/volume'
 _PIPE = f'{actions.PLACE}/monitor/pipe'
 _LOG = '{neighbour.directory}/console.log'
 _PORT = 7411
-_WAIT = 3.0  # seconds
+# Seconds: for what it does by itself after it has answered; and for that once
+# the kernel has denied it something.
+_WAIT = 20.0
+_WAIT_DENIED = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +91,14 @@ class Monitor(Action):
 
     def observed(self, world: World, got: Any, pid: int) -> bool:
         refused = 'Permission denied' in got.get('error', {}).get('desc', '')
-        limit = time.monotonic() + (0 if refused else _WAIT)
+        begun = time.monotonic()
         while not (found := self.seen(world, pid)):
-            if time.monotonic() > limit:
+            waited = time.monotonic() - begun
+            if (
+                refused
+                or waited > _WAIT
+                or (waited > _WAIT_DENIED and audit.was_denied(pid))
+            ):
                 return False
             time.sleep(0.05)
         return found

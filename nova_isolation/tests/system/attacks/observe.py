@@ -33,7 +33,7 @@ from nova_isolation.tests.system.attacks import model
 from nova_isolation.tests.system.attacks import next_start
 from nova_isolation.tests.system import cloud
 
-_LIMIT = 400  # seconds
+_LIMIT = 800  # seconds
 _CONTROLLER = '10.77.0.1'
 _MARIADB = 3306
 

@@ -96,7 +96,7 @@ def waited(pid: int) -> bool:
     :param pid: of the child
     :returns: whether it has
     """
-    limit = time.monotonic() + 3
+    limit = time.monotonic() + 20
     while time.monotonic() < limit:
         done = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if done:

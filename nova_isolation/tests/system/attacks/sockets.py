@@ -88,7 +88,7 @@ class Connect(Action):
     def attempt(self, world: World) -> Any:
         family, where = self._where(world)
         sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.settimeout(3)
+        sock.settimeout(20)
         sock.connect(where)
         said = b''
         if self.answer:
@@ -128,7 +128,7 @@ def _http(path: str) -> bytes:
 
 def _heard(name: str) -> collections.abc.Callable[[World, Any, int], bool]:
     def seen(world: World, got: Any, pid: int) -> bool:
-        limit = time.monotonic() + 3
+        limit = time.monotonic() + 20
         while time.monotonic() < limit:
             if peers.heard(name):
                 return True
@@ -173,7 +173,7 @@ def _route(world: World) -> Any:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
     # RTM_GETLINK, a dump
     sock.send(struct.pack('=IHHIIBxHiII', 32, 18, 0x301, 1, 0, 0, 0, 0, 0, 0))
-    sock.settimeout(2)
+    sock.settimeout(20)
     return sock.recv(65536).hex()
 
 
@@ -220,7 +220,7 @@ def _ping(world: World) -> Any:
     sock = socket.socket(
         socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP
     )
-    sock.settimeout(2)
+    sock.settimeout(20)
     sock.sendto(struct.pack('>BBHHH', 8, 0, 0, 0, 1), (_CONTROLLER, 0))
     return sock.recv(64).hex()
 
@@ -234,14 +234,14 @@ def _sctp(world: World) -> Any:
     sock = socket.socket(
         socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP
     )
-    sock.settimeout(3)
+    sock.settimeout(20)
     sock.connect((peers.ADDRESS, world.tcp))
     return sock.detach()
 
 
 def _mptcp(world: World) -> Any:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
-    sock.settimeout(3)
+    sock.settimeout(20)
     sock.connect((peers.ADDRESS, world.tcp))
     return sock.detach()
 
@@ -270,7 +270,7 @@ def _pass_descriptor(
 
 
 def _receive_descriptor(world: World) -> Any:
-    _INHERITED[1].settimeout(2)
+    _INHERITED[1].settimeout(20)
     _, fds, flags, _ = socket.recv_fds(_INHERITED[1], 1, 1)
     if not fds:
         # the kernel drops what may not be received: MSG_CTRUNC
