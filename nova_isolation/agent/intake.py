@@ -380,12 +380,12 @@ class Intake:
         stale = self._guests.stale()
         table = self._guests.table
         self._release(table, now, stale=stale)
-        self._fold_all(denied, table, now)
+        self._fold_all(denied, table, now, stale=stale)
         count = len(heard)
         while count < _TAKEN_AT_ONCE and len(self._reader):
             heard = self._reader.take(0)
             self._understand_all(heard, denied, now)
-            self._fold_all(denied, table, now)
+            self._fold_all(denied, table, now, stale=stale)
             count += len(heard)
         self._report_some()
         self._commit(now)
@@ -559,22 +559,31 @@ class Intake:
         denied: list[waiting.Denied],
         table: attribution.Table,
         now: float,
+        *,
+        stale: bool,
     ) -> None:
         self._ledger.count(agent_ledger.IN, len(denied))
         folded = 0
         for each in denied:
             try:
-                folded += self._fold(each, table, now)
+                folded += self._fold(each, table, now, stale=stale)
             except Exception as e:
                 self._fault(each, e)
         denied.clear()
         self._ledger.count(agent_ledger.FOLDED, folded)
 
     def _fold(
-        self, denied: waiting.Denied, table: attribution.Table, now: float
+        self,
+        denied: waiting.Denied,
+        table: attribution.Table,
+        now: float,
+        *,
+        stale: bool,
     ) -> bool:
         """Count a denial, or report it when it is the first of its kind.
 
+        :param stale: as for :meth:`_release`: what is held of the guest is not
+            to be overtaken when the table has just become a new one
         :returns: whether it was only counted
         """
         record = denied.record
@@ -591,9 +600,9 @@ class Intake:
         known = _name(denied, table)
         denied.id = window.id = _id(record)
         denied.repeats = window.opening(record.time)
-        denied.unsure = self._guests.stale() and not report.is_certain(
-            record, table
-        )
+        denied.unsure = (
+            stale or self._guests.stale()
+        ) and not report.is_certain(record, table)
         if known and not denied.unsure:
             self._waiting.add(denied)
             return False

@@ -1131,6 +1131,17 @@ class UnknownTargetTest(IntakeTestCase):
         self.agent.hears(after=0.2)
         self.assertEqual(['/srv/new'], self.paths())
 
+    def test_the_next_does_not_overtake_it_while_the_table_is_made(self):
+        self.agent.hears(self.kernel.denial('/srv/new'))
+        # which is ready in the middle of the next turn
+        answers = iter([True])
+        with mock.patch.object(
+            self.agent.guests, 'stale', lambda: next(answers, False)
+        ):
+            self.agent.hears(self.kernel.denial('/srv/other'), after=0.01)
+            self.agent.hears(after=0.01)
+        self.assertEqual(['/srv/new', '/srv/other'], self.paths())
+
     def test_what_nobody_can_know_better_does_not_wait(self):
         self.agent.hears(self.kernel.denial(_disk(UUID2)))
         self.assertEqual([_disk(UUID2)], self.paths())
