@@ -240,8 +240,8 @@ class Intake:
         self._taken: set[int] = set()
         # of the last ones: the file may have ended in the middle of an event
         self._parts: dict[int, _Part] = {}
-        # the last of these, and the last one that the socket has brought
-        self._newest = 0
+        # the last of both, and the last one that the socket has brought
+        self._newest: int | None = None
         self._heard: int | None = None
         # {number: records that were heard of it} of the last events, and of
         # those that an earlier agent heard last; of these, what is to be
@@ -369,8 +369,8 @@ class Intake:
         :param now: seconds of a clock that never goes back
         """
         denied = self._left
-        if self._taken and self._catching is None:
-            self._forget_taken(_LATE if heard else 0)
+        if self._newest is not None and self._catching is None:
+            self._forget_taken(self._newest + (_LATE if heard else 0))
         ended = self._take_what_was_caught(denied)
         self._understand_all(heard, denied, now)
         self._look_back(now, ended=ended)
@@ -390,16 +390,15 @@ class Intake:
         self._report_some()
         self._commit(now)
 
-    def _forget_taken(self, late: int) -> None:
+    def _forget_taken(self, beyond: int) -> None:
         """Forget what was taken from a file, when the socket is beyond it.
 
-        :param late: by how many events
+        :param beyond: the number that it has to have reached
         """
-        if self._heard is not None and serials.is_ahead(
-            self._heard, self._newest + late
-        ):
+        if self._heard is not None and serials.is_ahead(self._heard, beyond):
             self._taken.clear()
             self._parts.clear()
+            self._newest = None
 
     def _understand_all(
         self,
@@ -886,6 +885,10 @@ class Intake:
         model.utc(self._seen / 1000)
         self._ledger.restore(state['lost'])
         taken = [range(start, stop) for start, stop in state['taken']]
+        parts = [
+            (int(serial), count, unheard)
+            for serial, count, unheard in state['parts']
+        ]
         boot = str(state['serials']['boot'])
         if boot == self._boot:
             # they are handled, and the socket may still bring them
@@ -893,27 +896,32 @@ class Intake:
             for each in taken:
                 for serial in each:
                     self._take(serial)
-            self._parts = {
-                int(serial): _Part(int(count), [*map(str, unheard)])
-                for serial, count, unheard in state['parts']
-            }
+            for serial, count, unheard in parts:
+                self._parts[serial] = _Part(int(count), [*map(str, unheard)])
+                self._beyond(serial)
             self._torn = {
                 int(serial): int(count)
                 for serial, count in state['tail']
                 if serial not in self._taken
             } | {serial: part.count for serial, part in self._parts.items()}
             self._over = dict(self._torn)
-            if state['before'] is not None:
-                seen, kept = state['before']
-                before = serials.Serials.restored(kept, str(kept['boot']))
-                self._before = int(seen), before
         else:
             before = serials.Serials.restored(state['serials'], boot)
             before.found(taken, time.monotonic())
+            before.found(
+                (range(serial, serial + 1) for serial, _, _ in parts),
+                time.monotonic(),
+            )
             self._before = self._seen, before
             self._ledger.lost(
                 'agent', before.expired(time.monotonic()), _CAUSES['agent']
             )
+        if state['before'] is not None:
+            # An agent of the boot after that one did not come to its end, and
+            # perhaps this boot is another one again.
+            seen, kept = state['before']
+            before = serials.Serials.restored(kept, str(kept['boot']))
+            self._before = int(seen), before
         return self._before is None and self._serials.highest is not None
 
     def _catch_up(self, stage: str, now: float, *, certain: bool) -> None:
@@ -993,28 +1001,38 @@ class Intake:
                 # of a change of policy, what is heard counts
                 if line.boot == self._boot and not _tells_of_policy(found):
                     self._take(line.serial)
-                    self._take_part(line.serial, _id(found))
+                    self._take_part(line, _id(found))
             elif found is not None:
                 self._unparsable(found)
                 if line.boot == self._boot:
                     self._take(line.serial)
-                    self._take_part(line.serial)
+                    self._take_part(line)
         return ended
 
     def _take(self, serial: int) -> None:
         if len(self._taken) < _TAKEN:
+            self._beyond(serial)
             self._taken.add(serial)
+
+    def _beyond(self, serial: int) -> None:
+        """Take down what the socket has to be beyond."""
+        if self._newest is None or serials.is_ahead(serial, self._newest):
             self._newest = serial
 
-    def _take_part(self, serial: int, *identities: str) -> None:
+    def _take_part(self, line: lines.Line, *identities: str) -> None:
         """Take down which records of the last events a file had."""
-        part = self._parts.get(serial)
+        if lines.is_cut(line):
+            # the socket's has another id: its number has to do
+            self._parts.pop(line.serial, None)
+            return
+        part = self._parts.get(line.serial)
         if part is None:
             # an earlier agent heard the first ones
-            part = _Part(self._torn.get(serial, 0))
-            self._parts[serial] = part
+            part = _Part(self._torn.get(line.serial, 0))
+            self._parts[line.serial] = part
             if len(self._parts) > _TAIL:
-                del self._parts[next(iter(self._parts))]
+                # sources are read one after the other
+                del self._parts[min(self._parts)]
         part.count += 1
         part.unheard += identities
 
@@ -1108,24 +1126,27 @@ def _lane(denied: waiting.Denied, table: attribution.Table) -> str:
     A guest that tries a thousand names has a window left for its neighbour's
     disk, and for what is no file.
 
-    :returns: one of a few words; the guest chooses none of them
+    :returns: one of some thirty words; the guest chooses none of them
     """
-    record, kind, real = denied.record, attempts.FILE, False
+    record = denied.record
+    target: attribution.Target | classification.Target
     path = attempts.plain_path(record)
     if path is not None:
         # of a flood of names: this is twice as quick as the rest
-        who = attempts.subject(record)
-        owner = table.target(path, who).owner
+        kind, who = attempts.FILE, attempts.subject(record) or ''
+        target = table.target(path, who)
+        is_there = False
     else:
         attempt = attempts.read(record, denied.context)
         kind, who, path = attempt.kind, attempt.subject, attempt.file
-        owner = classification.target(attempt, table).owner
-        # a label is on something that is there
-        real = path is None or attempt.selinux
+        target = classification.target(attempt, table)
+        # a label is on something
+        is_there = path is None or attempt.selinux
+    owner = target.owner
     # anybody can make up a uuid
-    if owner is None or owner not in table or owner == table.uuid(who or ''):
+    if owner is None or owner not in table or owner == table.uuid(who):
         return kind
     # and names in somebody's directory, but not of what he really has
-    if real or (path is not None and table.owners(path)):
-        return 'neighbour'
-    return 'near a neighbour'
+    if is_there or (path is not None and table.owners(path)):
+        return f"a neighbour's {kind}"
+    return f'near a neighbour: {target.kind}'

@@ -20,9 +20,11 @@ boot begins, whatever the clock says.
 
 They do not fall when an earlier boot had fewer events than this one had when
 auditd started. Then the clock has to tell: a start is the beginning, too, when
-it is not before this boot, and the record before it is. And it tells line by
-line where no beginning is found, because auditd could not write that it
-started. Both are wrong only when the clock was set as well.
+it is not before this boot, and the record before it is. It tells line by line
+where no beginning is found, because auditd could not write that it started.
+And when the last record of all is from before this boot, none is of this boot:
+auditd does not run, or has recorded nothing yet. The clock is wrong only when
+it was set as well, and when auditd has recorded nothing since.
 """
 
 import collections
@@ -146,6 +148,10 @@ class _Beginning:
                     if self.found:
                         return
                     self.place = None
+                if self._first is None and run.last[1] < self._booted:
+                    # auditd has recorded nothing yet in this boot
+                    self.found, self.place = True, (0, sys.maxsize)
+                    return
                 self._first = run.first
             if run.start is not None:
                 self.place = file, run.start[0]

@@ -30,6 +30,10 @@ SLACK = 300_000
 # (MAX_AUDIT_MESSAGE_LENGTH, 8970), what auditd adds to it, and room.
 LONGEST = 64 * 1024
 
+# Bytes of a line in the kernel's log that is surely whole: it cuts them at
+# 1,024 with what it puts before them (kernel/printk).
+_PRINTED = 900
+
 # How a record begins in auditd's file. After a crash a file system may have
 # filled up with zeros before it.
 HEAD = rb'\0*(?:node=\S{1,255} )?type='
@@ -72,6 +76,15 @@ class Line:
     millis: int
     serial: int
     data: bytes
+
+
+def is_cut(line: Line) -> bool:
+    """Tell of a line whether the kernel may have cut it when it printed it.
+
+    :param line: of whatever source
+    :returns: whether the record may be longer elsewhere
+    """
+    return line.data.startswith(b'audit: ') and len(line.data) > _PRINTED
 
 
 class Block(NamedTuple):

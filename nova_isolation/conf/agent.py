@@ -107,9 +107,9 @@ one event, with their number and times, when this has passed.
 How many kinds of denials of one guest are reported one by one in
 ``repeat_window`` seconds. A captured guest chooses the names that it tries:
 what is beyond this number is counted, estimated and sampled in one event of
-that guest. Counted apart is what is aimed at another guest of this host, and
-each sort of attempt (on a file, to execute something, on a capability, the
-network, a process …): noise in one hides nothing in another.
+that guest. Counted apart is each of some thirty sorts of attempt (on a
+file, to execute something, on a capability, the network, a process … and the
+same on another guest of this host): noise in one hides nothing in another.
 """,
     ),
     cfg.StrOpt(

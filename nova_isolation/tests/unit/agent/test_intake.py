@@ -31,6 +31,7 @@ from nova_isolation.agent import reader
 from nova_isolation.agent import report
 from nova_isolation.audit import attribution
 from nova_isolation.audit import backfill
+from nova_isolation.audit import lines
 from nova_isolation.audit import records
 from nova_isolation.audit import serials
 from nova_isolation import exceptions
@@ -704,15 +705,37 @@ class RepeatsTest(IntakeTestCase):
             self.assertEqual(UUID2, told['target']['owner']['uuid'])
         self.assert_accounted()
 
-    def test_made_up_names_of_a_neighbour_do_not_hide_what_it_has(self):
-        self.agent = self.make(UUID1, UUID2, kinds=3)
+    @ddt.data(
+        'operation="open" name="/i/{uuid}/x{n}"',
+        'operation="connect" family="inet" faddr=127.0.0.{n} fport=5901',
+        'operation="signal" signal="{n}" peer="libvirt-{uuid}"',
+    )
+    def test_its_noise_at_a_neighbour_does_not_hide_what_that_has(self, noise):
+        self.agent = self.make(UUID1, kinds=3)
+        neighbour = dataclasses.replace(
+            attribution.describe(guests.make(UUID2, disks=[_disk(UUID2)])),
+            ports=(attribution.Port('0.0.0.0', 5901, 'VNC', True),),
+            pids=(4242,),
+        )
+        self.agent.guests.table = attribution.Table(
+            [self.agent.guests.table.guest(UUID1), neighbour]
+        )
         self.agent.hears(
-            *(self._denied(f'name="/i/{UUID2}/x{n}"') for n in range(50))
+            *(self._denied(noise.format(uuid=UUID2, n=n)) for n in range(50))
         )
         before = len(self.events())
         self.assertLess(before, 6)
-        self.agent.hears(self._denied(f'name="{_disk(UUID2)}"'))
-        self.assertEqual(_disk(UUID2), self.events()[before]['target']['path'])
+        for path in (
+            _disk(UUID2),
+            '/proc/4242/mem',
+            f'/i/{UUID2}/console.log',
+        ):
+            self.agent.hears(self._denied(f'name="{path}"'))
+            told = self.events()[-1]
+            self.assertEqual(
+                (path, 0), (told['target']['path'], told['repeats']['kinds'])
+            )
+            self.assertEqual(UUID2, told['target']['owner']['uuid'])
 
     def test_under_selinux_likewise(self):
         other = 's0:c3,c4'
@@ -1428,6 +1451,55 @@ class PastTest(IntakeTestCase):
         self.assertFalse(self.agent.intake._taken)
         self.assertEqual(['/a', '/b', '/c'], self.paths())
 
+    def _catches(self, *lines_):
+        """Let it have looked in another source than auditd's file."""
+        reading = mock.MagicMock(sources=('other',), found=(), complete=True)
+        reading.__iter__.return_value = [
+            lines.kernel_line('other', backfill.boot_id(), each)
+            for each in lines_
+        ]
+        with (
+            mock.patch.object(
+                self.agent.intake._history, 'read', return_value=reading
+            ),
+            mock.patch.object(catching, '_WAITING', 10_000),
+        ):
+            self.agent.intake._catch_up('socket', 0, certain=True)
+            self.agent.intake._catching._thread.join(60)
+
+    @staticmethod
+    def _printed(made):
+        return b'audit: type=1400 %b' % made[1]
+
+    def test_a_record_that_was_printed_and_cut_is_one(self):
+        self.agent.hears(self.kernel.denial('/a'))
+        whole = self.kernel.denial('/' + 'b' * 1500)
+        self._catches(self._printed(whole)[:1000])
+        self.agent.hears()
+        self.agent.hears(whole)
+        self.assertEqual(2, self.agent.ledger.snapshot().counts['in'])
+
+    def test_sources_that_are_read_one_after_the_other(self):
+        self.agent.hears(self.kernel.denial('/a'))
+        made = [self.kernel.denial('/b') for _ in range(intake._LATE + 100)]
+        # the oldest one is found last
+        self._catches(*map(self._printed, made[1:] + made[:1]))
+        self.agent.hears()
+        for each in made:
+            self.agent.hears(each)
+        counts = self.agent.ledger.snapshot().counts
+        self.assertEqual(len(made) + 1, counts['in'])
+
+    def test_parts_are_forgotten_by_the_next_agent_too(self):
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self._restart()
+        self._restart()
+        self.assertTrue(self.agent.intake._parts)
+        self.agent.hears(self.kernel.denial('/c', keep=True))
+        self.agent.hears()
+        self.assertFalse(self.agent.intake._parts)
+
     def test_a_part_of_it_that_nobody_understands_is_counted_once(self):
         self.kernel.event()
         strange = self.kernel.record('apparmor="DENIED')
@@ -1676,6 +1748,9 @@ class PastTest(IntakeTestCase):
         self.agent.hears(self.kernel.denial('/a', keep=True))
         self.kernel.denial('/b', keep=True)
         self._set_clock(10**9 + 3600, by=3600)
+        # systemd says that it starts the agent
+        self.kernel.event()
+        self.kernel.keep(self.kernel.record('pid=1'), 'SERVICE_START')
         self._restart()
         self.agent.hears(self.kernel.denial('/c', keep=True), after=1)
         self._misses_one()
@@ -1713,6 +1788,41 @@ class PastTest(IntakeTestCase):
         self._assert_told_once(
             '/a', '/b', '/c', '/d', '/next', '/missed', lost=1
         )
+
+    def test_what_auditd_recorded_before_this_boot_is_none_of_it(self):
+        # it does not run in this one
+        for at in (10**9 - 9000, 10**9 - 5000):
+            self._boots(at)
+            for number in range(40):
+                self.kernel.denial(f'/old{number}', keep=True)
+        self._set_clock(10**9)
+        self.kernel.time, self.kernel.serial = 10**9 + 5, 9
+        self.agent.hears(self.kernel.denial('/a'))
+        self._restart()
+        self.assertEqual(10, self.agent.intake._serials.highest)
+        self.agent.hears(self.kernel.denial('/b'))
+        self._assert_told_once('/a', '/b')
+
+    def test_what_a_boot_could_not_look_for_the_next_one_does(self):
+        boots = [10**9 - 9000, 10**9 - 5000, 10**9]
+        self._boots(boots[0])
+        with mock.patch.object(backfill, 'boot_id', lambda: 'first'):
+            self.agent = self.make(UUID1, UUID2)
+        self.agent.hears(self.kernel.denial('/a', keep=True))
+        self.kernel.denial('/b', keep=True)
+        self._boots(boots[1])
+        with (
+            mock.patch.object(backfill, 'boot_id', lambda: 'second'),
+            mock.patch.object(catching.Catching, 'take', return_value=[]),
+            mock.patch.object(catching.Catching, 'ended', False),
+            mock.patch.object(intake, '_FIRST', 0),
+        ):
+            self.agent = self.make(UUID1, UUID2)
+            self.agent.runs([self.kernel.denial('/c', keep=True)])
+        self._boots(boots[2])
+        self.kernel.denial('/d', keep=True)
+        self._restart()
+        self.assertEqual({'/a', '/b', '/c', '/d'}, set(self.paths()))
 
     def test_back_when_the_agent_is_killed_while_it_reads(self):
         self._was_ahead()

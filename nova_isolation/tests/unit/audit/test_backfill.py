@@ -248,6 +248,18 @@ class ClockTestCase(BackfillTestCase):
             self.boots(-100, rebooted=True),
         )
 
+    def test_what_is_before_this_boot_is_none_of_it(self):
+        # auditd does not run
+        self.write(
+            started(-9000),
+            avc(50, -8900),
+            started(-5000),
+            other(1, -4990),
+            avc(40, -4900),
+        )
+        self.assertEqual(([], []), self.boots(20, missing=[range(11, 15)]))
+        self.assertEqual(([(40, False)], []), self.boots(-4950, rebooted=True))
+
     def test_back_since_the_boot_before(self):
         self.write(
             avc(1, 1000),
