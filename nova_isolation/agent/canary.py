@@ -57,6 +57,11 @@ _PATIENCE = 10.0
 _LONG_PATIENCE = 60.0
 # For the thread itself.
 _ATTEMPT = 5.0
+_THREAD = 'canary'
+_HANGS = (
+    'the kernel holds it, or this host is overloaded; systemctl kill '
+    '--signal=USR2 nova-isolation-agent has the agent log where'
+)
 
 # The kernel keeps 15 bytes of a thread's name.
 _PREFIX = 'canary-'
@@ -121,14 +126,17 @@ def attempt(token: str) -> None:
         deny = _open if selinux.enforcing() is None else _socket
     except exceptions.HostFault as e:
         raise Unheard(e.message) from e
+    if any(thread.name == _THREAD for thread in threading.enumerate()):
+        # not one more each time
+        raise Unheard(f'the thread that tried it before hangs: {_HANGS}')
     faults: list[str] = []
     thread = threading.Thread(
-        target=_try, args=(token, deny, faults), name='canary', daemon=True
+        target=_try, args=(token, deny, faults), name=_THREAD, daemon=True
     )
     thread.start()
     thread.join(_ATTEMPT)
     if thread.is_alive():
-        raise Unheard('the thread that tries it hangs')
+        raise Unheard(f'the thread that tries it hangs: {_HANGS}')
     if faults:
         raise Unheard(faults[0])
 

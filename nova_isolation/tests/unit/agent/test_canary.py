@@ -257,6 +257,39 @@ class AttemptTest(base.BaseTestCase):
         )
         self.assertIn('without AppArmor', str(error))
 
+    def test_one_that_hangs_is_not_followed_by_others(self):
+        held = threading.Event()
+        self.addCleanup(held.set)
+        self.useFixture(
+            fixtures.MonkeyPatch('nova_isolation.selinux.enforcing', lambda: 1)
+        )
+        tried = []
+
+        def hang(*args):
+            tried.append(args)
+            held.wait(60)
+
+        with (
+            mock.patch.object(agent_canary, '_write', hang),
+            mock.patch.object(agent_canary, '_socket', lambda: 'let go'),
+        ):
+            with mock.patch.object(agent_canary, '_ATTEMPT', 0.01):
+                for _ in range(3):
+                    error = self.assertRaises(
+                        agent_canary.Unheard, agent_canary.attempt, 'canary-1'
+                    )
+                    self.assertIn('hangs', str(error))
+            (thread,) = (
+                each for each in threading.enumerate() if each.name == 'canary'
+            )
+            held.set()
+            thread.join(60)
+            self.assertEqual(1, len(tried))
+            error = self.assertRaises(
+                agent_canary.Unheard, agent_canary.attempt, 'canary-1'
+            )
+            self.assertEqual('let go', str(error))
+
     def test_selinux_that_does_not_tell_its_mode_is_named(self):
         # no file that can be read
         directory = self.useFixture(fixtures.TempDir()).path
