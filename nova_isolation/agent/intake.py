@@ -169,7 +169,7 @@ class _Part:
     """What a file had of an event.
 
     :ivar count: how many records, with those that the socket has brought
-    :ivar unheard: the ids of those that the socket may still bring
+    :ivar unheard: the identities of those that the socket may still bring
     """
 
     count: int
@@ -481,7 +481,7 @@ class Intake:
         part = self._parts.get(record.serial)
         if part is None:
             return record.serial in self._taken
-        identity = _id(record)
+        identity = records.identity(record)
         if identity not in part.unheard:
             return False
         part.unheard.remove(identity)
@@ -907,11 +907,8 @@ class Intake:
             self._over = dict(self._torn)
         else:
             before = serials.Serials.restored(state['serials'], boot)
-            before.found(taken, time.monotonic())
-            before.found(
-                (range(serial, serial + 1) for serial, _, _ in parts),
-                time.monotonic(),
-            )
+            handled = serials.ranges_of(serial for serial, _, _ in parts)
+            before.found([*taken, *handled], time.monotonic())
             self._before = self._seen, before
             self._ledger.lost(
                 'agent', before.expired(time.monotonic()), _CAUSES['agent']
@@ -950,8 +947,7 @@ class Intake:
 
     def _sought(self) -> list[range]:
         """List the numbers of what was not heard, or not all of it."""
-        torn = (range(serial, serial + 1) for serial in self._torn)
-        return [*self._serials.missing, *torn]
+        return [*self._serials.missing, *serials.ranges_of(self._torn)]
 
     def _look_back(self, now: float, *, ended: bool) -> None:
         """Look for what was not heard, or at what was found of it.
@@ -1000,29 +996,18 @@ class Intake:
                 self._sort(found, denied, line=True)
                 # of a change of policy, what is heard counts
                 if line.boot == self._boot and not _tells_of_policy(found):
-                    self._take(line.serial)
-                    self._take_part(line, _id(found))
+                    self._take_line(line, records.identity(found))
             elif found is not None:
                 self._unparsable(found)
                 if line.boot == self._boot:
-                    self._take(line.serial)
-                    self._take_part(line)
+                    self._take_line(line)
         return ended
 
-    def _take(self, serial: int) -> None:
-        if len(self._taken) < _TAKEN:
-            self._beyond(serial)
-            self._taken.add(serial)
-
-    def _beyond(self, serial: int) -> None:
-        """Take down what the socket has to be beyond."""
-        if self._newest is None or serials.is_ahead(serial, self._newest):
-            self._newest = serial
-
-    def _take_part(self, line: lines.Line, *identities: str) -> None:
-        """Take down which records of the last events a file had."""
+    def _take_line(self, line: lines.Line, *identities: str) -> None:
+        """Take down that a file had a record, and of the last events which."""
+        self._take(line.serial)
         if lines.is_cut(line):
-            # the socket's has another id: its number has to do
+            # the socket's has another identity: its number has to do
             self._parts.pop(line.serial, None)
             return
         part = self._parts.get(line.serial)
@@ -1035,6 +1020,16 @@ class Intake:
                 del self._parts[min(self._parts)]
         part.count += 1
         part.unheard += identities
+
+    def _take(self, serial: int) -> None:
+        if len(self._taken) < _TAKEN:
+            self._beyond(serial)
+            self._taken.add(serial)
+
+    def _beyond(self, serial: int) -> None:
+        """Take down what the socket has to be beyond."""
+        if self._newest is None or serials.is_ahead(serial, self._newest):
+            self._newest = serial
 
     def _was_handled(self, line: lines.Line) -> bool:
         """Tell of a line of another boot whether an earlier agent had it.
@@ -1074,13 +1069,7 @@ def tell(entries: Sequence[violations_journal.Entry]) -> None:
     """
     for entry in entries:
         level = log.INFO if entry.priority == 'info' else log.WARNING
-        LOG.log(
-            level,
-            '%s %s: %s',
-            entry.event_type,
-            entry.id,
-            entry.payload.get('summary', ''),
-        )
+        LOG.log(level, '%s', entry.line)
 
 
 def _tells_of_policy(record: records.Record) -> bool:
@@ -1128,23 +1117,21 @@ def _lane(denied: waiting.Denied, table: attribution.Table) -> str:
 
     :returns: one of some thirty words; the guest chooses none of them
     """
-    record = denied.record
     target: attribution.Target | classification.Target
-    path = attempts.plain_path(record)
+    path = attempts.plain_path(denied.record)
     if path is not None:
         # of a flood of names: this is twice as quick as the rest
-        kind, who = attempts.FILE, attempts.subject(record) or ''
-        target = table.target(path, who)
-        is_there = False
+        kind, is_there = attempts.FILE, False
+        target = table.target(path, denied.who)
     else:
-        attempt = attempts.read(record, denied.context)
-        kind, who, path = attempt.kind, attempt.subject, attempt.file
+        attempt = attempts.read(denied.record, denied.context)
+        kind, path = attempt.kind, attempt.file
         target = classification.target(attempt, table)
         # a label is on something
         is_there = path is None or attempt.selinux
     owner = target.owner
     # anybody can make up a uuid
-    if owner is None or owner not in table or owner == table.uuid(who):
+    if owner is None or owner not in table or owner == table.uuid(denied.who):
         return kind
     # and names in somebody's directory, but not of what he really has
     if is_there or (path is not None and table.owners(path)):

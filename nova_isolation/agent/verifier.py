@@ -64,6 +64,8 @@ _SVIRT = re.compile(r'[^:]+:[^:]+:svirt(?:_tcg)?_t:(s0:c\d+,c\d+)')
 
 # uuid, name and libvirt's id of a running domain
 Running = tuple[str, str, int]
+#: whether SELinux enforces, or why that is not known; None: a host without it
+Enforcing = bool | str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ def judge(
     labels: Iterable[str],
     *,
     complain: bool = False,
-    enforcing: bool | str | None = None,
+    enforcing: Enforcing = None,
     level: str = '',
     shared: bool = False,
 ) -> Verdict | None:
@@ -101,8 +103,7 @@ def judge(
     :param labels: of its threads, with their modes
     :param complain: ``[isolation] mode = complain``: what is less than that,
         is wrong
-    :param enforcing: whether SELinux does, or why that is not known; None on
-        a host without it
+    :param enforcing: see :data:`Enforcing`
     :param level: of SELinux, that libvirt gave it; '' when it is not known
     :param shared: whether another running guest has that level, too
     :returns: None when nothing is wrong
@@ -119,7 +120,7 @@ def judge(
 
 
 def _expected(
-    uuid: str, complain: bool, enforcing: bool | str | None, level: str
+    uuid: str, complain: bool, enforcing: Enforcing, level: str
 ) -> str:
     if enforcing is not None:
         own = level or 'two categories'
@@ -386,7 +387,7 @@ class Verifier:
         uuid: str,
         name: str,
         number: int,
-        enforcing: bool | str | None,
+        enforcing: Enforcing,
         thorough: bool,
     ) -> None:
         guest = self._guests.get(uuid)
@@ -417,7 +418,7 @@ class Verifier:
         uuid: str,
         name: str,
         guest: _Guest,
-        enforcing: bool | str | None,
+        enforcing: Enforcing,
         thorough: bool,
     ) -> Verdict | None:
         """Tell what is wrong with a guest; _UNKNOWN when that may be nothing.
@@ -445,7 +446,7 @@ class Verifier:
         self,
         uuid: str,
         process: processes.Process,
-        enforcing: bool | str | None,
+        enforcing: Enforcing,
         thorough: bool,
     ) -> Verdict | None:
         """Tell what is wrong with a process; _UNKNOWN of one that is gone."""
@@ -464,7 +465,7 @@ class Verifier:
         self,
         uuid: str,
         labels: Iterable[str],
-        enforcing: bool | str | None,
+        enforcing: Enforcing,
     ) -> Verdict | None:
         level, shared = self._level(uuid)
         return judge(
@@ -476,7 +477,7 @@ class Verifier:
             shared=shared,
         )
 
-    def _expected(self, uuid: str, enforcing: bool | str | None) -> str:
+    def _expected(self, uuid: str, enforcing: Enforcing) -> str:
         level, _ = self._level(uuid)
         return _expected(uuid, self._mode == 'complain', enforcing, level)
 
@@ -599,7 +600,7 @@ def _unreadable(process: processes.Process, error: OSError) -> str:
     )
 
 
-def _enforcing() -> bool | str | None:
+def _enforcing() -> Enforcing:
     """Tell whether SELinux does, or why that is not known."""
     try:
         return selinux.enforcing()

@@ -157,6 +157,12 @@ class Entry:
     sent: float | None = None
     failure: str | None = None
 
+    @property
+    def line(self) -> str:
+        """What the host's own log says of it: type, id and words."""
+        summary = self.payload.get('summary', '')
+        return f'{self.event_type} {self.id}: {summary}'
+
     @classmethod
     def of(cls, event: model.Event) -> 'Entry':
         """Make an entry of an event.
@@ -505,7 +511,7 @@ class Journal(Reader):
 
         self._write(work)
         if announced:
-            _tell(lost)
+            LOG.error('%s', announced[0].line)
         else:
             LOG.error('%s', lost.summary())
 
@@ -581,7 +587,7 @@ class Journal(Reader):
                 confirmed += shed.events
             else:
                 lost += shed.events
-                _tell(shed.announced)
+                LOG.error('%s', Entry.of(shed.announced).line)
         self._shrink()
         self._checkpoint()
         return Expired(confirmed, lost)
@@ -784,7 +790,7 @@ class Journal(Reader):
         if version < len(_MIGRATIONS):
             lost = _transaction(connection, self._migrate, durable=True)
             if lost is not None:
-                _tell(lost)
+                LOG.error('%s', Entry.of(lost).line)
         self._gone = False
 
     def _migrate(self, connection: sqlite3.Connection) -> model.Lost | None:
@@ -878,11 +884,6 @@ class _Shed:
 
     events: int
     announced: model.Lost | None
-
-
-def _tell(lost: model.Lost) -> None:
-    """Write an event into the host's log, in the form that all have there."""
-    LOG.error('%s %s: %s', lost.event_type, lost.id, lost.summary())
 
 
 class _Malformed(Exception):

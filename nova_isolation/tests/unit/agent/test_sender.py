@@ -12,6 +12,7 @@
 
 """Events leave the journal in order, and only when the broker has them."""
 
+import contextlib
 import itertools
 import tempfile
 import threading
@@ -87,6 +88,17 @@ class SenderTestCase(base.BaseTestCase):
         self.sender = sender.Sender(self.journal, notifier)
         self.sender.start()
         self.addCleanup(self.sender.stop, 10)
+
+    @contextlib.contextmanager
+    def _paused(self, notifier):
+        """Let the sender pause, as long as it takes, after a first attempt."""
+        with (
+            mock.patch.object(sender, '_FIRST_PAUSE', 3600),
+            mock.patch.object(sender, '_LONGEST_PAUSE', 3600),
+        ):
+            self._start(notifier)
+            self.assertTrue(notifier.wait_for_attempt())
+            yield
 
     def _put(self, *numbers, instance=None):
         about = {} if instance is None else {'instance': {'uuid': instance}}
@@ -275,12 +287,7 @@ class SenderTestCase(base.BaseTestCase):
     def test_news_do_not_shorten_the_pause(self):
         self._put(0)
         notifier = _Notifier(away=2)
-        with (
-            mock.patch.object(sender, '_FIRST_PAUSE', 3600),
-            mock.patch.object(sender, '_LONGEST_PAUSE', 3600),
-        ):
-            self._start(notifier)
-            self.assertTrue(notifier.wait_for_attempt())
+        with self._paused(notifier):
             for _ in range(20):
                 self.sender.wake()
                 time.sleep(0.01)
@@ -383,12 +390,7 @@ class SenderTestCase(base.BaseTestCase):
     def test_it_stops_while_it_pauses(self):
         self._put(0)
         notifier = _Notifier(away=1000)
-        with (
-            mock.patch.object(sender, '_FIRST_PAUSE', 3600),
-            mock.patch.object(sender, '_LONGEST_PAUSE', 3600),
-        ):
-            self._start(notifier)
-            self.assertTrue(notifier.wait_for_attempt())
+        with self._paused(notifier):
             time.sleep(0.1)
             self.sender.stop(60)
         self.assertFalse(self.sender._thread.is_alive())
